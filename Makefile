@@ -1,0 +1,42 @@
+# `make demo` and `make test` make their own virtual environment; nothing else has to be installed but Python 3.11+.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: help demo test check venv clean
+
+help:          ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*##/  /'
+
+demo: venv     ## draw the demo data, build every stage, print the scores, predict a folder
+	lrcn synthesize --out media/demo
+	lrcn select demo
+	dvc repro --quiet report@demo
+	lrcn results artifacts/demo
+	lrcn predict media/demo/clips/sit_down media/demo/clips/stand_up \
+	  --model artifacts/demo/trainings/clip-fold1/model --out predictions
+	@echo "Report: artifacts/demo/report.html   Predictions: predictions/results.csv   Runs: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db"
+
+test: check    ## style, types, all tests, coverage
+	coverage erase
+	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml coverage run -m pytest -m "slow or not slow" --durations=10
+	coverage combine --quiet
+	coverage report --fail-under=85
+
+check: venv    ## style and types only
+	ruff format --check .
+	ruff check .
+	mypy
+
+venv: $(BIN)/.ready   ## the virtual environment, from requirements.lock
+
+$(BIN)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(BIN)/.ready
+
+clean:         ## what the stages made; media and the tracking database stay
+	rm -rf artifacts predictions

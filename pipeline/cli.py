@@ -1,0 +1,85 @@
+"""The command `lrcn`. Heavy imports stay inside each command, so that `lrcn --help` answers at once."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline import __version__
+from pipeline.errors import LrcnError
+
+# name: (module whose `main(argv)` does it, one line of help)
+COMMANDS = {
+    "predict": ("pipeline.inference.predict", "label every video of files and folders with a trained model"),
+    "check": ("pipeline.inference.check", "decode video files and say which are ok, damaged or rejected"),
+    "extract": (
+        "pipeline.inference.extract",
+        "one feature vector per frame of files and folders; with --config a stage",
+    ),
+    "doctor": ("pipeline.inference.doctor", "versions, codecs, GPU, weights and tracking of this installation"),
+    "synthesize": ("pipeline.stages.synthesize", "draw the demo data set"),
+    "select": ("pipeline.stages.select", "choose the experiments that `dvc repro` builds"),
+    "results": ("pipeline.stages.results", "print the scores of an experiment"),
+    "index": ("pipeline.stages.index", "stage: media folder and card to tables of videos, segments and splits"),
+    "decode": ("pipeline.stages.decode", "stage: each video once into the lossless frame store"),
+    "finetune": ("pipeline.stages.finetune", "stage: the backbone's weights, fine-tuned on single frames if asked for"),
+    "train": ("pipeline.stages.train", "stage: a recurrent network for one task and fold"),
+    "evaluate": ("pipeline.stages.evaluate", "stage: its scores on the test split, with controls and intervals"),
+    "report": ("pipeline.stages.report", "stage: one HTML page for an experiment"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 all done, 1 some inputs failed, 2 nothing could run, 130 stopped)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _help().print_help()
+        return 0
+    if arguments[0] == "--version":
+        print(f"lrcn {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        _help().error(f"unknown command {name!r}; expected one of {', '.join(COMMANDS)}")
+    try:
+        return _run(name, rest)
+    except LrcnError as error:
+        if debug:
+            raise
+        print(f"lrcn {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"lrcn {name}: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as in `lrcn check | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    module: Any = importlib.import_module(COMMANDS[name][0])
+    code = module.main(arguments)
+    sys.stdout.flush()
+    return int(code or 0)
+
+
+def _help() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
+    return argparse.ArgumentParser(
+        prog="lrcn",
+        usage="lrcn COMMAND [options]      (lrcn COMMAND --help; --debug shows tracebacks)",
+        description="Recurrent action recognition: from video files to a label per clip or per frame.",
+        epilog=f"commands:\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

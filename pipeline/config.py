@@ -1,0 +1,196 @@
+"""Experiments and runtime settings: the only reader of `configs/`. Strict, typed, every problem reported at once."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from pipeline.errors import ConfigError
+from pipeline.view import View
+
+Task = Literal["clip", "frame"]
+TASKS: tuple[Task, ...] = ("clip", "frame")
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+SectionType = TypeVar("SectionType", bound=BaseModel)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Backbone(_Section):
+    """The CNN that turns a frame into a vector.
+
+    name: any of torchvision's classification models.
+    weights: `default` (torchvision's, downloaded once), `random` (from the seed; to be fine-tuned), or a file's path.
+    """
+
+    name: Name
+    weights: str = "default"
+
+
+class Finetune(_Section):
+    """Single-frame fine-tuning of the backbone on the training split (the LRCN recipe's first step)."""
+
+    epochs: Positive
+    frames_per_video: Positive
+    batch_size: Positive = 64
+    lr: Annotated[float, Field(gt=0)] = 0.001
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    label_smoothing: Fraction = 0.0
+    flip: bool = False
+
+
+class Train(_Section):
+    """A recurrent network and its training."""
+
+    cell: Literal["lstm", "gru", "rnn"] = "lstm"
+    hidden_size: Positive = 256
+    num_layers: Positive = 1
+    bidirectional: bool = False
+    motion: bool = False
+    input_dropout: Fraction = 0.0
+    dropout: Fraction = 0.5
+    head: Literal["mean", "last"] = "mean"
+    epochs: Positive = 50
+    batch_size: Positive = 24
+    lr: Annotated[float, Field(gt=0)] = 0.001
+    weight_decay: Annotated[float, Field(ge=0)] = 0.005
+    clip_norm: Annotated[float, Field(gt=0)] = 5.0
+    chunk_frames: Annotated[int, Field(ge=0)] = 0
+    patience: Positive = 10
+
+
+class TrainByTask(_Section):
+    """Which of the two tasks an experiment trains."""
+
+    clip: Train | None = None
+    frame: Train | None = None
+
+
+class Evaluate(_Section):
+    """Scores and their intervals."""
+
+    bootstrap_samples: Positive = 1000
+
+
+class Experiment(_Section):
+    """One file of `configs/`: everything that changes a result."""
+
+    dataset: Name
+    seed: Annotated[int, Field(ge=0)]
+    folds: Annotated[list[Positive], Field(min_length=1)]
+    view: View
+    backbone: Backbone
+    finetune: Finetune | None = None
+    train: TrainByTask
+    evaluate: Evaluate = Evaluate()
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks this experiment trains."""
+        return tuple(task for task in TASKS if self.settings(task) is not None)
+
+    def settings(self, task: Task) -> Train | None:
+        """Training settings of a task, None when the experiment leaves it out."""
+        return self.train.clip if task == "clip" else self.train.frame
+
+
+class Runtime(_Section):
+    """`configs/runtime.yaml`: what changes speed, and no result.
+
+    device: `auto` takes a GPU when there is one. workers: videos decoded at a time; 0 = one per core.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: Annotated[int, Field(ge=0)] = 0
+
+
+def load_experiment(path: Path | str) -> Experiment:
+    """Read an experiment; raises ConfigError naming every problem of the file."""
+    return _load(Path(path), Experiment)
+
+
+def load_runtime(path: Path | str) -> Runtime:
+    """Read the runtime settings; a missing file means the defaults."""
+    path = Path(path)
+    return _load(path, Runtime) if path.exists() else Runtime()
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping; raises ConfigError when the file is missing, no YAML, no mapping, or repeats a key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    try:
+        value = _StrictLoader(text).get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys to values, got {type(value).__name__}")
+    return value
+
+
+def parse(value: dict[str, Any], kind: type[SectionType], where: Path | str) -> SectionType:
+    """Check a mapping against a section; raises ConfigError with one line that lists all problems."""
+    try:
+        # Through JSON, because strict mode takes no mapping for a nested section when it validates Python objects.
+        return TypeAdapter(kind).validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as error:
+        problems = [_describe(problem, kind) for problem in error.errors()]
+        raise ConfigError(f"{where} has {len(problems)} problem(s): " + "  |  ".join(problems)) from None
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice, where YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _describe(problem: Any, kind: type[BaseModel]) -> str:
+    location = ".".join(str(part) for part in problem["loc"])
+    got = problem["input"]
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = _keys_beside(kind, problem["loc"])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        return f"{location}: unknown key, " + (
+            f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(known))}"
+        )
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"{location}: missing"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    hint = ""
+    if isinstance(got, str) and problem["type"].startswith(("float", "int")):
+        hint = " (YAML reads 1e-3 as text; write 0.001)"
+    expected = problem["msg"].removeprefix("Input should be ")
+    return f"{location}: expected {expected}, got {got!r}{hint}"
+
+
+def _keys_beside(kind: Any, location: tuple[Any, ...]) -> list[str]:
+    """Names of the fields that stand beside the last part of a location."""
+    for part in location[:-1]:
+        hints = get_type_hints(kind)
+        if part not in hints:
+            break
+        members = [member for member in (get_args(hints[part]) or (hints[part],)) if isinstance(member, type)]
+        kind = next((member for member in members if hasattr(member, "__annotations__")), kind)
+    return [name for name in get_type_hints(kind) if not name.startswith("_") and name != "model_config"]
+
+
+def _load(path: Path, kind: type[SectionType]) -> SectionType:
+    return parse(read_yaml(path), kind, path)

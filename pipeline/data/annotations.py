@@ -1,0 +1,130 @@
+"""Labels and segments as a data set states them: folders named like classes, a table of labels, a table of segments."""
+
+import difflib
+import math
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+
+from pipeline.data.tables import Segment, Video, read_csv, refuse
+
+HEADER_TOLERANCE_SECONDS = 0.1  # headers round, and annotators stop at the last frame they see
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """A table of labels: the label of each file it lists ("" without one), and the values of further columns."""
+
+    labels: dict[str, str]
+    columns: dict[str, dict[str, str]]
+
+
+def folder_labels(video_ids: Iterable[str], root: str, classes: Sequence[str], media: Path) -> dict[str, str]:
+    """Label of each video: the first folder below `root` that is named like a class; "" outside of any folder.
+
+    Raises DataError for videos in folders none of which is a class.
+    """
+    labels: dict[str, str] = {}
+    strangers: dict[str, list[str]] = {}
+    for video_id in video_ids:
+        path = PurePosixPath(video_id)
+        folders = path.relative_to(root).parts[:-1] if path.is_relative_to(root) else ()
+        labels[video_id] = next((folder for folder in folders if folder in classes), "")
+        if folders and not labels[video_id]:
+            strangers.setdefault(str(path.parent), []).append(video_id)
+    refuse(
+        media,
+        [
+            f"folder {folder!r} ({len(found)} video(s), {found[0]!r} first) is no class"
+            f"{_near(folder, tuple(classes))}; rename it, move it out of the media folder, or add it to classes.txt"
+            for folder, found in sorted(strangers.items())
+        ],
+    )
+    return labels
+
+
+def read_label_table(
+    path: Path,
+    *,
+    path_column: str,
+    label_column: str,
+    columns: Iterable[str],
+    files: Collection[str],
+    classes: Sequence[str],
+) -> LabelTable:
+    """Read a table of labels; raises DataError naming the row of every problem.
+
+    Refused: a path that is no file of the media folder (`files`), a path given twice, a label that is no class.
+    """
+    columns = list(columns)
+    table = LabelTable({}, {name: {} for name in columns})
+    first: dict[str, int] = {}
+    problems = []
+    for row, cells in read_csv(path, [path_column, label_column, *columns]):
+        video_id, label = str(PurePosixPath(cells[path_column])), cells[label_column]
+        if first.setdefault(video_id, row) != row:
+            problems.append(f"row {row}: {video_id!r} stands in row {first[video_id]} already")
+        if video_id not in files:
+            problems.append(f"row {row}: {cells[path_column]!r} is no file of the media folder")
+        if label and label not in classes:
+            problems.append(f"row {row}: label {label!r} is no class{_near(label, tuple(classes))}")
+        table.labels[video_id] = label
+        for name in columns:
+            table.columns[name][video_id] = cells[name]
+    refuse(path, problems)
+    return table
+
+
+def read_segment_table(path: Path, videos: Mapping[str, Video], names: Sequence[str]) -> list[Segment]:
+    """Read `path,start_seconds,end_seconds,label`, sorted by video and time; raises DataError naming every bad row.
+
+    names: the classes and the background. Refused: a path that is no file of the media folder, a label that is no
+    class, a segment that ends before it starts or after its video (as far as the header states a duration), and one
+    that overlaps another of its video.
+    """
+    segments: list[tuple[int, Segment]] = []
+    problems = []
+    for row, cells in read_csv(path, ["path", "start_seconds", "end_seconds", "label"]):
+        video_id = str(PurePosixPath(cells["path"]))
+        try:
+            segment = Segment(video_id, float(cells["start_seconds"]), float(cells["end_seconds"]), cells["label"])
+        except ValueError:
+            problems.append(f"row {row}: {cells['start_seconds']!r} to {cells['end_seconds']!r}; expected seconds")
+            continue
+        if video_id not in videos:
+            problems.append(f"row {row}: {cells['path']!r} is no file of the media folder")
+        if segment.label not in names:
+            problems.append(f"row {row}: label {segment.label!r} is no class{_near(segment.label, tuple(names))}")
+        elif problem := segment.problem():
+            problems.append(f"row {row}: {problem}")
+        if _latest_end_seconds(videos.get(video_id)) < segment.end_seconds:
+            problems.append(
+                f"row {row}: segment ends at {segment.end_seconds} s, after its video {video_id!r}, "
+                f"which lasts {videos[video_id].duration_seconds_header} s"
+            )
+        segments.append((row, segment))
+    segments.sort(key=lambda item: (os.fsencode(item[1].video_id), item[1].start_seconds, item[1].end_seconds))
+    for (row, earlier), (next_row, later) in pairwise(segments):
+        if later.video_id == earlier.video_id and later.start_seconds < earlier.end_seconds:
+            problems.append(
+                f"row {next_row}: segment from {later.start_seconds} s overlaps that of row {row}, "
+                f"which ends at {earlier.end_seconds} s ({later.video_id!r})"
+            )
+    refuse(path, problems)
+    return [segment for _, segment in segments]
+
+
+def _latest_end_seconds(video: Video | None) -> float:
+    if video is None or not video.duration_seconds_header:
+        return math.inf
+    frame_seconds = 1 / video.fps_header if video.fps_header else 0.0
+    return video.duration_seconds_header + max(HEADER_TOLERANCE_SECONDS, frame_seconds)
+
+
+@lru_cache
+def _near(name: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {near[0]!r}?" if near else ""

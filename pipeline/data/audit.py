@@ -1,0 +1,172 @@
+"""What a reviewer wants to know of a prepared data set: counts, what was left out, and what looks wrong."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.data.splits import Fold, Leak
+from pipeline.data.tables import SIDES, Segment, Side, Video
+from pipeline.errors import DataError
+
+
+def check_folds(
+    folds: Sequence[Fold], videos: Iterable[Video], segments: Iterable[Segment], classes: Sequence[str]
+) -> None:
+    """Refuse folds that cannot be trained and tested on; raises DataError naming the fold and the classes.
+
+    Every side must hold a video. Each class must have a labelled training video when any video has a label, and a
+    training segment when there are segments.
+    """
+    videos, segments = list(videos), list(segments)
+    for number, fold in enumerate(folds, start=1):
+        for side in SIDES:
+            if side not in fold.values():
+                raise DataError(f"splits: fold {number} has no {side} video; change the splits in the card")
+        found = {"video": Counter(v.label for v in videos if v.label and fold.get(v.video_id) == "train")}
+        found["segment"] = Counter(s.label for s in segments if fold.get(s.video_id) == "train")
+        used = {"video": any(v.label for v in videos if v.video_id in fold), "segment": bool(segments)}
+        for what, counts in found.items():
+            missing = [name for name in classes if not counts[name]]
+            if used[what] and missing:
+                raise DataError(
+                    f"splits: fold {number} has no training {what} of {len(missing)} class(es), "
+                    f"{', '.join(missing[:10])}; add some, change the splits in the card, "
+                    "or take the class out of classes.txt"
+                )
+
+
+def count_fold(number: int, fold: Fold, videos: Iterable[Video], segments: Iterable[Segment]) -> dict[str, Any]:
+    """Numbers of videos, groups, labels and segments on each side of a fold."""
+    videos, segments = list(videos), list(segments)
+    counts: dict[str, Any] = {"fold": number}
+    for side in SIDES:
+        there = [video for video in videos if fold.get(video.video_id) == side]
+        counts[side] = {
+            "videos": len(there),
+            "groups": len({video.group for video in there}),
+            "classes": _sorted_counts(video.label for video in there if video.label),
+            "segments": _sorted_counts(segment.label for segment in segments if fold.get(segment.video_id) == side),
+        }
+    return counts
+
+
+def duplicates(videos: Iterable[Video]) -> list[dict[str, Any]]:
+    """Videos with the same bytes, with their labels."""
+    found: dict[str, list[Video]] = {}
+    for video in videos:
+        found.setdefault(video.sha256, []).append(video)
+    return [
+        {"sha256": sha256, "video_ids": [v.video_id for v in same], "labels": sorted({v.label for v in same})}
+        for sha256, same in sorted(found.items())
+        if len(same) > 1
+    ]
+
+
+def build_audit(
+    name: str,
+    videos: Sequence[Video],
+    segments: Sequence[Segment],
+    folds: Sequence[Fold],
+    *,
+    leaks: Sequence[Leak],
+    joined_groups: Sequence[Sequence[str]],
+    expected: Sequence[Mapping[Side, int]],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """The contents of `audit.json`: plain values that depend on the data alone.
+
+    expected: published sizes by fold, `train` counting the validation part. `warnings` holds the lines to be printed:
+    notes, and everything found here that is worth a look and no reason to stop.
+    """
+    usable = [video for video in videos if video.status == "ok"]
+    members = set().union(*folds)
+    same = duplicates(usable)
+    counts = [count_fold(number, fold, videos, segments) for number, fold in enumerate(folds, start=1)]
+    sizes = [{"train": c["train"]["videos"] + c["val"]["videos"], "test": c["test"]["videos"]} for c in counts]
+    unmet = [
+        {"fold": number, "side": side, "expected": count, "found": found[side]}
+        for number, (published, found) in enumerate(zip(expected, sizes, strict=False), start=1)
+        for side, count in published.items()
+        if count != found[side]
+    ]
+    rejected = [video for video in videos if video.status == "rejected"]
+    unlabelled = [video.video_id for video in usable if not video.label and video.video_id not in members]
+    return {
+        "dataset": name,
+        "files": {"total": len(videos), "ok": len(usable), "rejected": len(rejected)},
+        "videos": {
+            "in_splits": len(members),
+            "labelled": sum(bool(video.label) for video in usable),
+            "with_segments": len({segment.video_id for segment in segments}),
+            "unlabelled": len(unlabelled),
+            "groups": len({video.group for video in usable if video.video_id in members}),
+        },
+        "folds": counts,
+        "rejected": [{"video_id": v.video_id, "reason": v.reason, "label": v.label} for v in rejected],
+        "unlabelled": unlabelled,
+        "duplicates": same,
+        "joined_groups": [list(names) for names in joined_groups],
+        "leaks": [asdict(leak) for leak in leaks],
+        "unmet_expectations": unmet,
+        "warnings": [
+            *notes,
+            *_rejected_lines(rejected, segments),
+            *(
+                [f"{len(unlabelled)} video(s) without a label are in no split, {unlabelled[0]!r} first"]
+                if unlabelled
+                else []
+            ),
+            *_first(
+                f"{' and '.join(map(repr, d['video_ids']))} have the same bytes (labels {d['labels']})" for d in same
+            ),
+            *_first(f"groups {' and '.join(names)} share a video and count as one" for names in joined_groups),
+            *(
+                f"fold {u['fold']}: {u['found']} {u['side']} videos, published {u['expected']}; is the media complete?"
+                for u in unmet
+            ),
+            *([f"the published split leaks: {describe_leaks(leaks)}"] if leaks else []),
+            *_absent_lines(counts),
+        ],
+    }
+
+
+def describe_leaks(leaks: Sequence[Leak], shown: int = 3) -> str:
+    """The first leaks in words, with a pair of videos each, and how many there are."""
+    lines = []
+    for leak in leaks[:shown]:
+        (one, ones), (other, others), *_ = leak.sides.items()
+        what = f"group {leak.value!r}" if leak.kind == "group" else "the same bytes"
+        lines.append(f"fold {leak.fold}: {what} in {one} ({ones[0]!r}) and {other} ({others[0]!r})")
+    more = f" and {len(leaks) - shown} more" if len(leaks) > shown else ""
+    return "; ".join(lines) + more
+
+
+def _rejected_lines(rejected: Sequence[Video], segments: Sequence[Segment]) -> list[str]:
+    annotated = {segment.video_id for segment in segments}
+    lost = [video for video in rejected if video.label or video.video_id in annotated]
+    lines = _first(f"{video.video_id!r} has annotations but is no usable video: {video.reason}" for video in lost)
+    if len(rejected) > len(lost):
+        lines.append(f"{len(rejected) - len(lost)} other file(s) of the media folder are no videos; see `rejected`")
+    return lines
+
+
+def _absent_lines(counts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Classes that a fold trains on but does not validate or test."""
+    return [
+        f"fold {fold['fold']}: no {side} {what} of {', '.join(absent[:10])}"
+        for fold in counts
+        for side in ("val", "test")
+        for what, field in (("video", "classes"), ("segment", "segments"))
+        if (absent := [name for name in fold["train"][field] if name not in fold[side][field]])
+    ]
+
+
+def _first(lines: Iterable[str], shown: int = 5) -> list[str]:
+    """The first lines and how many more there are: the audit has them all, the console needs to be read."""
+    lines = list(lines)
+    return lines if len(lines) <= shown else [*lines[:shown], f"and {len(lines) - shown} more like this"]
+
+
+def _sorted_counts(labels: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(labels).items()))

@@ -1,0 +1,207 @@
+"""A data set's definition and its media folder become tables: what exists, what it is labelled, how it is split.
+
+The later stages depend on these tables, never on the folder.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.data import splits
+from pipeline.data.annotations import folder_labels, read_label_table, read_segment_table
+from pipeline.data.audit import build_audit, check_folds, describe_leaks
+from pipeline.data.cards import Card, Dataset, ListSplits
+from pipeline.data.groups import GroupRule, assign_groups, by_column, by_list, by_pattern, read_headed_list
+from pipeline.data.labels import frame_classes
+from pipeline.data.scan import ReadHeader, scan_media
+from pipeline.data.tables import Segment, Split, Video, refuse, replacing, write_rows
+from pipeline.errors import DataError, LeakError
+
+
+@dataclass(frozen=True)
+class Index:
+    """The tables of a data set. `audit["warnings"]` is for the console; the rest of the audit is for a reviewer."""
+
+    videos: list[Video]
+    segments: list[Segment]
+    splits: list[Split]
+    audit: dict[str, Any]
+
+
+def index_dataset(dataset: Dataset, media: Path, read_header: ReadHeader, *, workers: int = 1) -> Index:
+    """Scan the media, read the annotations, make and check the splits.
+
+    media: the media folder; the card's `media` is relative to the repository's root. read_header: states what a video
+    file's container says, or raises RejectedVideo. workers: files read at a time; no result depends on it. Raises
+    DataError naming file and row of what cannot be used, and LeakError when a made split puts one group, or the same
+    bytes, on two sides.
+    """
+    card = dataset.card
+    if not media.is_dir():
+        raise DataError(
+            f"{media}: no such folder; the media of {card.name!r} is expected there (a symbolic link will do); "
+            f"{dataset.folder / 'README.md'} says where to get it"
+        )
+    videos = scan_media(media, read_header, tables=_own_tables(card), workers=workers)
+    usable = [video.video_id for video in videos if video.status == "ok"]
+    if not usable:
+        first = f"; {videos[0].video_id!r}: {videos[0].reason}" if videos else ""
+        raise DataError(
+            f"{media}: no usable video among {len(videos)} file(s){first}; see {dataset.folder / 'README.md'}"
+        )
+
+    labels, columns = _labels(dataset, media, videos, usable)
+    by_id = {video.video_id: video for video in videos}
+    names = frame_classes(dataset.classes, card.background)
+    segments = read_segment_table(media / card.segments, by_id, names) if card.segments else []
+    rules, joined = _group_rules(card, media, columns)
+    groups = assign_groups(usable, rules)
+    videos = [replace(v, label=labels.get(v.video_id, ""), group=groups.get(v.video_id, "")) for v in videos]
+
+    annotated = {segment.video_id for segment in segments}
+    members = [v for v in videos if v.status == "ok" and (v.label or v.video_id in annotated)]
+    _check_members(dataset, media, members)
+    folds, notes = _make_folds(dataset, media, members)
+    check_folds(folds, members, segments, dataset.classes)
+    leaks = splits.find_leaks(members, folds)
+    if leaks and not card.splits.official:
+        raise LeakError(
+            f"{dataset.folder / 'card.yaml'}: {len(leaks)} leak(s): {describe_leaks(leaks)}. "
+            "Remove the copies, or put the videos into one group"
+        )
+    audit = build_audit(
+        card.name,
+        videos,
+        segments,
+        folds,
+        leaks=leaks,
+        joined_groups=joined,
+        expected=[{"train": fold.train, "test": fold.test} for fold in card.splits.expected or []],
+        notes=notes,
+    )
+    return Index(videos, segments, splits.table(folds), audit)
+
+
+def write_index(index: Index, folder: Path | str) -> None:
+    """Write `videos.csv`, `segments.csv`, `splits.csv` and, last, `audit.json`; each appears whole or not at all."""
+    folder = Path(folder)
+    write_rows(folder / "videos.csv", Video, index.videos)
+    write_rows(folder / "segments.csv", Segment, index.segments)
+    write_rows(folder / "splits.csv", Split, index.splits)
+    with replacing(folder / "audit.json") as temporary:
+        # ASCII, because a file name may hold bytes that are no UTF-8.
+        temporary.write_text(json.dumps(index.audit, indent=2) + "\n", encoding="ascii")
+
+
+def _own_tables(card: Card) -> set[str]:
+    """Paths below the media folder that the card names."""
+    paths = [card.segments, *(rule.list for rule in card.groups)]
+    paths += [card.labels.csv.file] if card.labels.csv else []
+    paths += [card.splits.lists.folder] if card.splits.lists else []
+    return {path for path in paths if path is not None}
+
+
+def _labels(
+    dataset: Dataset, media: Path, videos: list[Video], usable: list[str]
+) -> tuple[dict[str, str], Mapping[str, Mapping[str, str]]]:
+    """Label by video, and the further columns of the labels' table."""
+    card = dataset.card
+    if card.labels.csv is None:
+        return folder_labels(usable, card.labels.folders or ".", dataset.classes, media), {}
+    table = read_label_table(
+        media / card.labels.csv.file,
+        path_column=card.labels.csv.path,
+        label_column=card.labels.csv.label,
+        columns={rule.column for rule in card.groups if rule.column is not None},
+        files={video.video_id for video in videos},
+        classes=dataset.classes,
+    )
+    return table.labels, table.columns
+
+
+def _group_rules(
+    card: Card, media: Path, columns: Mapping[str, Mapping[str, str]]
+) -> tuple[list[GroupRule], list[list[str]]]:
+    """The card's rules as functions, and the groups that a list's double entries joined."""
+    rules: list[GroupRule] = []
+    joined: list[list[str]] = []
+    for rule in card.groups:
+        if rule.column is not None:
+            rules.append(by_column(columns[rule.column]))
+        elif rule.pattern is not None:
+            rules.append(by_pattern(rule.pattern, rule.name))
+        elif rule.list is not None and rule.head is not None and rule.member is not None:
+            members, joined_here = read_headed_list(media / rule.list, rule.head, rule.member)
+            rules.append(by_list(members))
+            joined += joined_here
+    return rules, joined
+
+
+def _check_members(dataset: Dataset, media: Path, members: list[Video]) -> None:
+    if not members:
+        raise DataError(f"{media}: no video has a label or a segment; see {dataset.folder / 'README.md'}")
+    labels = {video.label for video in members if video.label}
+    if len(labels) == 1:
+        raise DataError(f"{media}: every labelled video is {labels.pop()!r}; a classifier needs at least two classes")
+    refuse(
+        dataset.folder / "card.yaml",
+        [
+            f"groups: no rule matches {video.video_id!r}; add one, or state the video's group where the others' stand"
+            for video in members
+            if not video.group
+        ],
+    )
+
+
+def _make_folds(dataset: Dataset, media: Path, members: list[Video]) -> tuple[list[splits.Fold], list[str]]:
+    """The card's folds over the usable, annotated videos, and what is to be said about them."""
+    card = dataset.card.splits
+    if card.kfold is not None:
+        kfold = card.kfold
+        return splits.kfold(members, folds=kfold.folds, validation=kfold.validation, seed=kfold.seed), []
+    if card.lists is not None:
+        return _listed_folds(dataset, media, members, card.lists)
+    folds, notes = [], []
+    for number, named in enumerate(card.groups.folds if card.groups else [], start=1):
+        fold, unused = splits.by_groups(members, named.test, named.validation or [])
+        if unused:
+            notes.append(f"fold {number}: no video belongs to {', '.join(map(repr, unused))}; is the media complete?")
+        if named.validation is None and card.groups and card.groups.validation is not None:
+            fold = splits.with_validation(fold, members, card.groups.validation, card.groups.seed)
+        folds.append(fold)
+    return folds, notes
+
+
+def _listed_folds(
+    dataset: Dataset, media: Path, members: list[Video], lists: ListSplits
+) -> tuple[list[splits.Fold], list[str]]:
+    folder = next((f for f in (media / lists.folder, dataset.folder / lists.folder) if f.is_dir()), None)
+    if folder is None:
+        raise DataError(
+            f"{media / lists.folder}: no such folder; the published lists are expected there or in "
+            f"{dataset.folder / lists.folder}; {dataset.folder / 'README.md'} says where to get them"
+        )
+    root = dataset.card.labels.folders or "."
+    prefix = "" if root == "." else f"{root}/"
+    present = {video.video_id for video in members}
+    folds, notes = [], []
+    for number in range(1, lists.folds + 1):
+        if lists.style == "ucf101":
+            listed = splits.read_ucf101_lists(folder, number)
+        else:
+            listed = splits.read_hmdb51_lists(folder, number, dataset.classes)
+        fold = {prefix + path: side for path, side in listed.items()}
+        missing = [video_id for video_id in fold if video_id not in present]
+        if len(missing) == len(fold):
+            raise DataError(
+                f"{media}: holds none of the {len(fold)} videos listed for fold {number}, {missing[:1]} first"
+            )
+        if missing:
+            notes.append(
+                f"fold {number}: {len(missing)} listed video(s) are not in the media folder, {missing[0]!r} first"
+            )
+        fold = {video_id: side for video_id, side in fold.items() if video_id in present}
+        folds.append(splits.with_validation(fold, members, lists.validation, lists.seed))
+    return folds, notes

@@ -1,0 +1,60 @@
+"""Every error this package raises on purpose.
+
+LrcnError
+├── ConfigError        a configuration file: unknown key, wrong type, value out of range
+├── DataError          a card, table, label or split that cannot be used
+│   └── LeakError      the same recording on two sides of a split
+├── VideoError         one video file
+│   └── RejectedVideo  no usable frame can be had from it
+├── StoreError         a stored frame or feature file is damaged, or belongs to other parameters
+├── WeightsError       backbone weights are missing, damaged or of another architecture
+├── ModelError         a model folder is damaged or incomplete
+│   └── ViewMismatch   features were made under another view than the model's
+└── TrainingError      training cannot start or cannot go on (one class, loss not finite, ...)
+
+A message is one line: what, where, what was expected, what to do.
+"""
+
+
+class LrcnError(Exception):
+    """Base of all errors a user can cause; the command line prints it as one line and exits with 2."""
+
+
+class ConfigError(LrcnError):
+    """A configuration file does not hold what it must."""
+
+
+class DataError(LrcnError):
+    """A data-set card, table, label or split cannot be used."""
+
+
+class LeakError(DataError):
+    """A group or a content hash stands on two sides of a split."""
+
+
+class VideoError(LrcnError):
+    """A video file cannot be used as asked."""
+
+
+class RejectedVideo(VideoError):
+    """No usable frame can be had from a file."""
+
+
+class StoreError(LrcnError):
+    """A stored file is damaged or was written under other parameters."""
+
+
+class WeightsError(LrcnError):
+    """Backbone weights are missing, damaged or of another architecture."""
+
+
+class ModelError(LrcnError):
+    """A model folder is damaged or incomplete."""
+
+
+class ViewMismatch(ModelError):
+    """Features were made under another view than the model's."""
+
+
+class TrainingError(LrcnError):
+    """Training cannot start or cannot go on."""

@@ -1,0 +1,334 @@
+"""Backbones: torchvision's classifiers without their last layer, and where their weights come from."""
+
+import contextlib
+import difflib
+import hashlib
+import math
+import re
+import socket
+import sys
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError, WeightsError
+from pipeline.features.store import checksum, write_arrays
+
+NUM_CLASSES = 1000  # ImageNet: what torchvision's constructors build, and how the last layer is recognised
+DOWNLOAD_TIMEOUT_SECONDS = 10.0  # of silence; torch.hub itself would wait for ever
+VIT_SIZE = 224  # pixels: torchvision's default for vision transformers, whose weights fix the size of the frames
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+# Only used in training, and left out by the constructors when asked: classifiers in the middle of the network.
+AUXILIARY_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+# torchvision's densenet files hold names from before dots were forbidden in them: `norm.1` is now `norm1`.
+OLD_DENSENET_NAME = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
+
+
+class Backbone(nn.Module):
+    """A CNN (or vision transformer) from frames to vectors: (B, 3, crop, crop) float32 in [0, 1] -> (B, D) float32.
+
+    The vector is what enters the classifier's last linear layer when dropout is off; of a network that ends in a
+    convolution (SqueezeNet) it is what enters that, averaged over the picture. Frames are RGB and normalised inside,
+    with the mean and deviation that torchvision gives for the network (ImageNet's, but for efficientnet_v2_l).
+
+    name: torchvision's name. feature_size: D. usual_crop: side in pixels of the frames torchvision's weights expect.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, net: nn.Module, feature_size: int, mean: list[float], std: list[float], crop: int):
+        super().__init__()
+        self.name = name
+        self.net = net
+        self.feature_size = feature_size
+        self.usual_crop = crop
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, 3, crop, crop) float32 in [0, 1] -> (B, D)."""
+        return cast(Tensor, self.net((frames - self.mean) / self.std))
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 over the names, dtypes, shapes and bytes of all weights, wherever and however they lie in memory."""
+        return checksum(self.arrays())
+
+    def check_crop(self, crop: int) -> None:
+        """Try one black frame; raises ValueError when the network cannot take frames of this size."""
+        device, training = self.mean.device, self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                shape = tuple(self(torch.zeros(1, 3, crop, crop, device=device)).shape)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise ValueError(
+                f"backbone {self.name} cannot take frames of {crop}x{crop} pixels ({_one_line(error)}); "
+                f"set view.crop to the size it was made for, {self.usual_crop}, or take another backbone"
+            ) from None
+        finally:
+            self.train(training)
+        assert shape == (1, self.feature_size), shape
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The weights by name, on the CPU and contiguous."""
+        return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in self.net.state_dict().items()}
+
+
+def load_backbone(name: str, weights: str, seed: int) -> Backbone:
+    """A backbone in evaluation mode on the CPU.
+
+    name: any of torchvision's classification models. weights: `default` (torchvision's best, downloaded once and
+    checked against the hash in the file's name), `random` (drawn from `seed`; the global random state is left alone),
+    or the path of a state dict, `.pth` or `.safetensors`, with or without the last layer.
+
+    Raises ConfigError for an unknown name and WeightsError for weights that are missing, damaged, not a state dict,
+    or of another architecture. Files are never unpickled: code in one does not run.
+    """
+    if weights == "random":
+        return _build(name, seed=seed)[0]
+    if weights == "default":
+        return _with_weights(name, *_default_state(name))
+    return _with_weights(name, _file_state(Path(weights), name), weights)
+
+
+def save_backbone(backbone: Backbone, path: Path) -> None:
+    """Write a backbone as `.safetensors`, whole or not at all, with its name and the hash of its weights."""
+    metadata = {"name": backbone.name, "weights_sha256": backbone.weights_sha256}
+    write_arrays(path, backbone.arrays(), metadata)
+
+
+def read_backbone(path: Path) -> Backbone:
+    """The backbone `save_backbone` wrote; raises WeightsError when the file is missing, damaged or of another kind."""
+    state, metadata = _read_safetensors(path)
+    if not {"name", "weights_sha256"} <= metadata.keys():
+        raise WeightsError(
+            f"{path}: not a saved backbone (no name and hash in its header); expected a file that the finetune stage "
+            "wrote, or name the network and give this file as its weights"
+        )
+    try:
+        return _with_weights(metadata["name"], state, str(path))
+    except ConfigError as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def _build(name: str, *, seed: int = 0, image_size: int = VIT_SIZE) -> tuple[Backbone, str]:
+    """A backbone with random weights, and the place of the layer cut off."""
+    models = _models_with(name)
+    options: dict[str, Any] = {}
+    if name in AUXILIARY_HEADS:
+        # transform_input: these weights were made for inputs in [-1, 1]; torchvision converts from ImageNet's scaling.
+        options = {"aux_logits": False, "transform_input": True, "init_weights": True}
+    elif name.startswith("vit_"):
+        options = {"image_size": image_size}
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would seed the GPUs' generators too, and leave them so.
+        torch.default_generator.manual_seed(seed)
+        net = models.get_model(name, weights=None, **options)
+    feature_size, cut = _cut_last_layer(name, net)
+    preset = models.get_model_weights(name).DEFAULT.transforms()
+    crop = image_size if name.startswith("vit_") else preset.crop_size[0]
+    return Backbone(name, net, feature_size, preset.mean, preset.std, crop).eval(), cut
+
+
+def _cut_last_layer(name: str, net: nn.Module) -> tuple[int, str]:
+    """Take out the layer that gives the class scores; returns the number of features that entered it, and its path."""
+    for path, layer in reversed(list(net.named_modules())):
+        if isinstance(layer, nn.Linear) and layer.out_features == NUM_CLASSES:
+            net.set_submodule(path, nn.Identity())
+            return layer.in_features, path
+        if isinstance(layer, nn.Conv2d) and layer.out_channels == NUM_CLASSES:
+            # Around a last convolution stand dropout, ReLU and pooling: without it, only the pooling makes sense.
+            net.set_submodule(path.rpartition(".")[0], nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+            return layer.in_channels, path
+    raise WeightsError(f"backbone {name}: no last layer with {NUM_CLASSES} outputs found; take another backbone")
+
+
+def _with_weights(name: str, state: Mapping[str, Tensor], source: str) -> Backbone:
+    """A backbone filled from a state dict; raises WeightsError naming the first weights that do not fit."""
+    state = {OLD_DENSENET_NAME.sub(r"\1\2", key): value for key, value in state.items()}
+    backbone, cut = _build(name, image_size=_vit_size(state))
+    own = backbone.net.state_dict()
+    unused = (f"{cut}.", *AUXILIARY_HEADS.get(name, ()))
+    # num_batches_tracked: counters that old files do not hold, and that no feature depends on.
+    lacking = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    besides = [key for key in state if key not in own and not key.startswith(unused)]
+    shared = [key for key in own if key in state]
+    unequal = [
+        f"{key} {_form(state[key])} for {_form(own[key])}" for key in shared if _form(state[key]) != _form(own[key])
+    ]
+    problems = [
+        f"{what} {', '.join(keys[:3])}" + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+        for what, keys in (("lacking:", lacking), ("not in the network:", besides), ("other shapes:", unequal))
+        if keys
+    ]
+    if problems:
+        raise WeightsError(
+            f"{source}: weights of another architecture than {name} ({'; '.join(problems)}); "
+            f"expected a state dict of torchvision's {name}"
+        )
+    for key in shared:
+        if not torch.isfinite(state[key]).all():
+            raise WeightsError(
+                f"{source}: damaged weights ({key} holds values that are not finite); get the file again"
+            )
+        # One by one: load_state_dict demands version notes (of mnasnet) that a safetensors file cannot hold.
+        own[key].copy_(state[key])
+    return backbone
+
+
+def _form(tensor: Tensor) -> str:
+    """Shape and kind of number, for comparison and for messages: `float (64, 3, 7, 7)`."""
+    kind = "float" if tensor.dtype.is_floating_point else "integer" if tensor.dtype in INTEGERS else str(tensor.dtype)
+    return f"{kind} {tuple(tensor.shape)}"
+
+
+def _vit_size(state: Mapping[str, Tensor]) -> int:
+    """Side in pixels of the frames that a vision transformer's weights fix; torchvision's default for all others."""
+    positions, patches = state.get("encoder.pos_embedding"), state.get("conv_proj.weight")
+    if positions is None or patches is None or positions.ndim != 3 or patches.ndim != 4:
+        return VIT_SIZE
+    return math.isqrt(positions.shape[1] - 1) * patches.shape[-1]  # one position is the class token's
+
+
+def _default_state(name: str) -> tuple[Mapping[str, Tensor], str]:
+    """Torchvision's default weights and their file, from torch's cache or downloaded into it."""
+    weights = _models_with(name).get_model_weights(name).DEFAULT
+    file_name = Path(urllib.parse.urlparse(weights.url).path).name
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file_name
+    found = re.search(r"-([a-f0-9]+)\.", file_name)  # torch.hub.HASH_REGEX: the convention that check_hash relies on
+    prefix = found.group(1) if found else ""
+    if path.exists() and not _file_sha256(path).startswith(prefix):
+        # torch trusts whatever lies there: a file already in its cache is never hashed again.
+        raise WeightsError(
+            f"{path}: SHA-256 is {_file_sha256(path)}, expected one that begins with {prefix} as its name says; "
+            "delete the file and run again, it is downloaded anew"
+        )
+    try:
+        # torch.hub reports on standard output, which belongs to results.
+        with _socket_timeout(DOWNLOAD_TIMEOUT_SECONDS), contextlib.redirect_stdout(sys.stderr):
+            state = weights.get_state_dict(
+                map_location="cpu", weights_only=True, check_hash=True, progress=sys.stderr.isatty()
+            )
+    except Exception as error:  # noqa: BLE001 - network, disk and damaged bytes fail in a dozen ways, all reported here
+        if path.exists():
+            raise _unreadable(path, error) from None
+        raise WeightsError(
+            f"backbone {name}: cannot download {weights.url} ({_one_line(error)}); put {file_name} "
+            f"(SHA-256 begins with {prefix}) at {path}, or give the path of a weights file as backbone.weights"
+        ) from None
+    return _checked_state(state, path), str(path)
+
+
+def _file_state(path: Path, name: str) -> Mapping[str, Tensor]:
+    """A state dict from a file the user names; raises WeightsError."""
+    if path.suffix == ".safetensors":
+        state, metadata = _read_safetensors(path)
+        if metadata.get("name", name) != name:
+            raise WeightsError(
+                f"{path}: weights of backbone {metadata['name']}, expected {name}; change one of the two"
+            )
+        return state
+    try:
+        return _checked_state(torch.load(path, map_location="cpu", weights_only=True), path)
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except WeightsError:
+        raise
+    except Exception as error:  # noqa: BLE001 - damaged bytes make torch.load raise almost anything
+        raise _unreadable(path, error) from None
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata; raises WeightsError when the file is missing or does not fit the hash it states."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from None
+    expected = metadata.get("weights_sha256")
+    if expected is not None and checksum({name: tensor.numpy() for name, tensor in state.items()}) != expected:
+        raise _unreadable(path, "the weights do not fit the hash stored with them")
+    return state, metadata
+
+
+def _checked_state(value: object, path: Path) -> Mapping[str, Tensor]:
+    """The value when it is a state dict; raises WeightsError."""
+    if not isinstance(value, dict) or not value:
+        raise WeightsError(f"{path}: holds a {type(value).__name__}, expected a state dict (names to tensors)")
+    wrong = next((key for key, item in value.items() if not (isinstance(key, str) and isinstance(item, Tensor))), None)
+    if wrong is not None:
+        raise WeightsError(
+            f"{path}: not a state dict ({wrong!r} is a {type(value[wrong]).__name__}, expected names to tensors); "
+            "save model.state_dict() alone"
+        )
+    return value
+
+
+def _missing(path: Path) -> WeightsError:
+    return WeightsError(
+        f"{path}: no such weights file; expected `default`, `random`, or the path of a .pth or .safetensors state dict"
+    )
+
+
+def _unreadable(path: Path, reason: object) -> WeightsError:
+    return WeightsError(
+        f"{path}: damaged weights, or no state dict ({_one_line(reason)}); expected tensors by name, "
+        "which load without running code; get the file again"
+    )
+
+
+def _one_line(reason: object) -> str:
+    text = " ".join(str(reason).split()) or type(reason).__name__
+    return text if len(text) <= 200 else text[:200] + " ..."
+
+
+def _models_with(name: str) -> ModuleType:
+    """torchvision.models; raises ConfigError when it knows no classifier of that name.
+
+    Imported here, since torchvision takes a second to import and fails in a way of its own.
+    """
+    try:
+        import torchvision
+    except (ImportError, OSError, RuntimeError) as error:
+        # Seen: a CPU build of torch beside torchvision built for CUDA, "operator torchvision::nms does not exist".
+        raise WeightsError(
+            f"torchvision cannot be imported beside torch {torch.__version__} ({_one_line(error)}): "
+            "the two do not belong together; install both from requirements.lock"
+        ) from None
+    models: ModuleType = torchvision.models
+    known = torchvision.models.list_models(module=models)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise ConfigError(
+            f"backbone {name!r} is none of torchvision's {len(known)} classification models; did you mean {near!r}?"
+        )
+    return models
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """Limit the silence of every connection opened inside; torch.hub offers no such limit, and would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

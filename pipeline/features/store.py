@@ -1,0 +1,204 @@
+"""Features on disk: one checksummed `.safetensors` file per video, named by the video's content hash."""
+
+import hashlib
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from pipeline.errors import StoreError, ViewMismatch
+
+SUFFIX = ".safetensors"
+TEMPORARY_SUFFIX = ".tmp"
+# Another writer may be busy with its temporary file; one this old was left behind by a writer that is gone.
+ABANDONED_SECONDS = 3600.0
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class VideoFeatures:
+    """What the backbone saw of one video: a vector per timestep, and the times of the timesteps.
+
+    values: (T, D) float16, finite, T >= 1.
+    time_seconds: (T,) float64, finite: the times of the grid, from the first frame shown.
+    pts_seconds: (T,) float64, finite: presentation times of the frames shown then, minus the first one's.
+
+    Raises ValueError when the arrays are not such.
+    """
+
+    values: np.ndarray
+    time_seconds: np.ndarray
+    pts_seconds: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or 0 in self.values.shape or self.values.dtype != np.float16:
+            raise ValueError(
+                f"feature values are {self.values.dtype} of shape {self.values.shape}; "
+                "expected float16 of shape (T, D) with at least one timestep and one feature"
+            )
+        for name, times in (("time_seconds", self.time_seconds), ("pts_seconds", self.pts_seconds)):
+            if times.shape != self.values.shape[:1] or times.dtype != np.float64:
+                raise ValueError(
+                    f"{name} is {times.dtype} of shape {times.shape}; "
+                    f"expected one float64 for each of the {len(self.values)} feature vectors"
+                )
+            if not np.isfinite(times).all():
+                raise ValueError(f"{name} holds {np.count_nonzero(~np.isfinite(times))} times that are not finite")
+        bad = np.flatnonzero(~np.isfinite(self.values).all(axis=1))
+        if len(bad):
+            raise ValueError(
+                f"{len(bad)} of {len(self.values)} feature vectors are not finite in float16 "
+                f"(the first at {self.time_seconds[bad[0]]:.3f} s)"
+            )
+
+
+class FeatureStore:
+    """A folder of features made under one key; safe for several writers, a damaged file is noticed when it is read.
+
+    folder: created at the first write. key: everything that shapes the values (see pipeline.view.features_key).
+    """
+
+    def __init__(self, folder: Path | str, key: str) -> None:
+        self.folder = Path(folder)
+        self.key = key
+
+    def path(self, sha256: str) -> Path:
+        """File of the video with this content hash; raises ValueError for anything but 64 hex digits."""
+        if not _is_sha256(sha256):
+            raise ValueError(f"{sha256!r} is no SHA-256; expected 64 hex digits, as in the videos table")
+        return self.folder / f"{sha256}{SUFFIX}"
+
+    def has(self, sha256: str, verify: bool = False) -> bool:
+        """Whether features of this key are there.
+
+        verify=False reads the file's header only, which notices another key and a file cut short;
+        verify=True reads all of it and notices every damage.
+        """
+        if verify:
+            try:
+                self.read(sha256)
+            except (StoreError, ViewMismatch):
+                return False
+            return True
+        try:
+            with safe_open(self.path(sha256), framework="numpy") as file:
+                return bool((file.metadata() or {}).get("key") == self.key)
+        except (OSError, SafetensorError):
+            return False
+
+    def write(self, sha256: str, features: VideoFeatures) -> None:
+        """Store a video's features, whole or not at all; what stood there before is replaced."""
+        arrays = {
+            "values": features.values,
+            "time_seconds": features.time_seconds,
+            "pts_seconds": features.pts_seconds,
+        }
+        path = self.path(sha256)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_arrays(path, arrays, {"key": self.key, "checksum": checksum(arrays, self.key)})
+
+    def read(self, sha256: str) -> VideoFeatures:
+        """The stored features of a video.
+
+        Raises StoreError when they are missing or damaged, ViewMismatch when they were made under another key.
+        """
+        path = self.path(sha256)
+        advice = "run the stage again: it rebuilds what is missing or damaged"
+        try:
+            arrays, metadata = read_arrays(path)
+        except FileNotFoundError:
+            raise StoreError(f"{path}: no stored features for this video; {advice}") from None
+        except (OSError, SafetensorError) as error:
+            raise StoreError(
+                f"{path}: damaged or unreadable features ({' '.join(str(error).split())}); {advice}"
+            ) from None
+        # Over the key too: a flipped bit in the key must not pass for a file of another view.
+        if metadata.get("checksum") != checksum(arrays, metadata.get("key", "")):
+            raise StoreError(f"{path}: damaged features (the checksum does not fit the contents); {advice}")
+        if metadata["key"] != self.key:
+            raise ViewMismatch(
+                f"{path}: features were made under key {metadata['key']}, expected {self.key} "
+                "(another view, backbone or weights); run the extract stage again"
+            )
+        try:
+            return VideoFeatures(**arrays)
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"{path}: unusable features ({error}); {advice}") from None
+
+    def prune(self, keep: Collection[str]) -> list[str]:
+        """Delete the files of videos that are not in `keep`, and what dead writers left; returns the hashes deleted."""
+        if not self.folder.is_dir():
+            return []
+        removed = []
+        for path in sorted(self.folder.iterdir()):
+            sha256 = path.name.removesuffix(SUFFIX)
+            if path.suffix == SUFFIX and _is_sha256(sha256) and sha256 not in keep:
+                path.unlink(missing_ok=True)
+                removed.append(sha256)
+            elif (
+                path.name.startswith(".") and path.suffix == TEMPORARY_SUFFIX and _age_seconds(path) > ABANDONED_SECONDS
+            ):
+                path.unlink(missing_ok=True)
+        return removed
+
+
+def checksum(arrays: Mapping[str, np.ndarray], key: str = "") -> str:
+    """SHA-256 hex digest over a key and, in order of their names, the arrays' names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256(json.dumps(key).encode("ascii"))
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name], order="C")
+        digest.update(json.dumps([name, array.dtype.str, arrays[name].shape]).encode("ascii"))
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write a `.safetensors` file whole or not at all; equal contents give equal bytes.
+
+    The folder must exist. Raises OSError when the file cannot be written; then nothing is left behind.
+    """
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    blob = safetensors.numpy.save(contiguous, metadata=dict(metadata))
+    # safetensors writes its metadata in an order that changes from process to process. Equal files must be equal
+    # bytes (DVC compares hashes), so the header (8 bytes of length, then JSON, padded to 8) is written anew, sorted.
+    end = 8 + int.from_bytes(blob[:8], "little")
+    header = json.dumps(json.loads(blob[8:end]), sort_keys=True, separators=(",", ":")).encode("ascii")
+    header += b" " * (-len(header) % 8)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    try:
+        with temporary.open("xb") as file:
+            file.write(len(header).to_bytes(8, "little"))
+            file.write(header)
+            file.write(memoryview(blob)[end:])
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
+    """Arrays and metadata of a `.safetensors` file; raises OSError or SafetensorError when it cannot be read."""
+    with safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def _is_sha256(text: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{64}", text) is not None
+
+
+def _age_seconds(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:  # its writer has just finished
+        return 0.0

@@ -1,0 +1,88 @@
+"""`lrcn doctor`: versions, codecs, GPU, weights and tracking of this installation."""
+
+import argparse
+import importlib.metadata
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipeline.errors import LrcnError
+
+PACKAGES = ("lrcn-pipeline", "torch", "torchvision", "av", "opencv-python", "numpy", "pandas", "mlflow", "dvc")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print one line per finding; 0 when everything needed works, 2 when something does not."""
+    argparse.ArgumentParser(prog="lrcn doctor", description=__doc__, allow_abbrev=False).parse_args(argv)
+    print(f"ok    python {platform.python_version()} on {platform.machine()} {platform.system()}")
+    broken = 0
+    for name in PACKAGES:
+        try:
+            print(f"ok    {name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            broken += 1
+            print(f"BAD   {name} is not installed: pip install -r requirements.lock")
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("codecs", check_codecs),
+        ("torchvision", check_torchvision),
+        ("gpu", check_gpu),
+        ("weights", check_weights),
+        ("tracking", check_tracking),
+    ]
+    for name, check in checks:
+        try:
+            print(f"ok    {name}: {check()}")
+        except (LrcnError, ImportError, OSError, RuntimeError) as error:
+            broken += 1
+            print(f"BAD   {name}: {' '.join(str(error).split())}")
+    return 2 if broken else 0
+
+
+def check_codecs() -> str:
+    """The decoders videos come in, and the encoder of the frame store."""
+    from pipeline.video.reader import missing_codecs
+
+    missing = missing_codecs()
+    if missing:
+        raise LrcnError(f"PyAV's FFmpeg lacks {', '.join(missing)}; install the `av` wheel of requirements.lock")
+    return "h264, hevc, vp9, av1, mpeg4 and the lossless frame store work"
+
+
+def check_torchvision() -> str:
+    """Whether torch and torchvision belong together."""
+    from pipeline.features.backbones import load_backbone
+
+    backbone = load_backbone("squeezenet1_1", "random", seed=0)
+    return f"builds backbones ({backbone.name}: {backbone.feature_size} features a frame)"
+
+
+def check_gpu() -> str:
+    """The GPU, or that there is none, which is no fault."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"none; {torch.get_num_threads()} CPU threads compute"
+    return f"{torch.cuda.get_device_name()}, {torch.cuda.mem_get_info()[1] / 2**30:.0f} GiB"
+
+
+def check_weights() -> str:
+    """Torchvision's weights that lie in the cache; the others are downloaded when they are first asked for."""
+    import torch
+
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    found = sorted(path.name for path in folder.glob("*.pth")) if folder.is_dir() else []
+    return f"{len(found)} file(s) in {folder}" + (f": {', '.join(found)}" if found else "")
+
+
+def check_tracking() -> str:
+    """Whether MLflow's database can be opened or its server answers."""
+    from pipeline.trackingstore import answers, ensure_database, sqlite_path, tracking_uri
+
+    uri = tracking_uri(Path())
+    path = sqlite_path(uri)
+    if path is not None and not path.exists():
+        return f"{uri} (made by the first training)"
+    ensure_database(uri)
+    if not answers(uri):
+        raise LrcnError(f"{uri} does not answer; runs go on without tracking, their metrics stay in local files")
+    return uri

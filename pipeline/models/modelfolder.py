@@ -1,0 +1,180 @@
+"""A model is a folder: weights, backbone weights, and `model.yaml` that says everything else. No pickle.
+
+    model.safetensors      the recurrent classifier
+    backbone.safetensors   the CNN before it
+    model.yaml             task, classes in order, architecture, view, features key, provenance, file hashes
+
+Folder + video = prediction, offline. The same folder is what MLflow logs.
+"""
+
+import hashlib
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from pipeline.errors import ModelError, ViewMismatch
+from pipeline.features.store import VideoFeatures
+from pipeline.models.recurrent import RecurrentClassifier, clip_probabilities
+from pipeline.view import View
+
+MODEL_FORMAT = 1
+FILES = ("model.safetensors", "backbone.safetensors")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything about a model but its weights.
+
+    architecture: keyword arguments of RecurrentClassifier. background: name of the frame task's background class.
+    backbone: name of the CNN in backbone.safetensors. features_key: identity of the features it was trained on.
+    """
+
+    task: Literal["clip", "frame"]
+    classes: tuple[str, ...]
+    background: str | None
+    head: Literal["mean", "last"]
+    architecture: dict[str, Any]
+    view: View
+    backbone: str
+    features_key: str
+    provenance: dict[str, Any]
+
+
+class Model:
+    """A trained network with its view and class names; made by `load_model` or by training."""
+
+    def __init__(self, spec: ModelSpec, network: RecurrentClassifier, folder: Path | None = None) -> None:
+        self.spec = spec
+        self.network = network.eval()
+        self.folder = folder
+
+    @property
+    def task(self) -> str:
+        """`clip` (one label per video) or `frame` (one label per timestep)."""
+        return self.spec.task
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in the order of the scores."""
+        return list(self.spec.classes)
+
+    def require_features(self, features_key: str) -> None:
+        """Raise ViewMismatch unless features of this key are what the model was trained on."""
+        if features_key != self.spec.features_key:
+            raise ViewMismatch(
+                f"features {features_key} were made under another view or by another backbone than this model's "
+                f"{self.spec.features_key} ({self.spec.view}, {self.spec.backbone}); "
+                "extract them again with the model's own view"
+            )
+
+    def predict(self, features: VideoFeatures, features_key: str) -> np.ndarray:
+        """Class probabilities of stored features; raises ViewMismatch when they are of another view."""
+        self.require_features(features_key)
+        return self.predict_features(features.values.astype(np.float32))
+
+    def predict_features(self, features: np.ndarray) -> np.ndarray:
+        """Class probabilities of one video.
+
+        Args:
+            features: (T, D) float32, one row per timestep of the model's view.
+
+        Returns:
+            float32; (K,) for a clip model: the mean over the view's clips; (T, K) for a frame model.
+
+        Raises:
+            ModelError: the features have another size than the network's.
+        """
+        if self.task == "clip":
+            return np.asarray(self.predict_clips(features).mean(axis=0))
+        steps = self._steps(features)
+        with torch.inference_mode():
+            logits, _ = self.network(steps[None])
+        return np.asarray(logits[0].float().softmax(dim=-1).cpu())
+
+    def predict_clips(self, features: np.ndarray) -> np.ndarray:
+        """Class probabilities (clips, K) float32 of each clip that the view cuts out of a video's (T, D) features."""
+        steps = self._steps(features)
+        starts = self.spec.view.clip_starts(len(steps))
+        size = min(self.spec.view.clip_frames or len(steps), len(steps))
+        with torch.inference_mode():
+            logits, _ = self.network(torch.stack([steps[start : start + size] for start in starts]))
+        lengths = torch.full((len(starts),), size)
+        return np.asarray(clip_probabilities(logits.float(), lengths, self.spec.head).cpu())
+
+    def _steps(self, features: np.ndarray) -> torch.Tensor:
+        expected = self.spec.architecture["feature_size"]
+        if features.ndim != 2 or features.shape[1] != expected or len(features) == 0:
+            raise ModelError(f"features of shape {features.shape}; expected (T, {expected}) with T of 1 or more")
+        device = self.network.feature_mean.device
+        return torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)).to(device)
+
+
+def save_model(folder: Path, model: Model, backbone_file: Path) -> None:
+    """Write a model folder; it appears whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()}
+        save_file(tensors, temporary / FILES[0])
+        shutil.copyfile(backbone_file, temporary / FILES[1])
+        text = {
+            "format": MODEL_FORMAT,
+            **asdict(model.spec),
+            "classes": list(model.spec.classes),
+            "files": {name: _sha256(temporary / name) for name in FILES},
+        }
+        (temporary / "model.yaml").write_text(
+            yaml.safe_dump(text, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8"
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_model(folder: Path | str, device: str = "cpu") -> Model:
+    """Read a model folder and check every hash in it.
+
+    Raises:
+        ModelError: the folder is missing, incomplete, damaged, or of a newer format.
+    """
+    folder = Path(folder)
+    if not (folder / "model.yaml").is_file():
+        raise ModelError(
+            f"{folder}: no model here (no model.yaml); expected a model folder such as artifacts/demo/models/clip-fold1"
+        )
+    try:
+        text = yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))
+        if text.pop("format") != MODEL_FORMAT:
+            raise ModelError(f"{folder}: made by another version of this package; this one reads format {MODEL_FORMAT}")
+        hashes = text.pop("files")
+        spec = ModelSpec(**{**text, "classes": tuple(text["classes"]), "view": View(**text["view"])})
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder}/model.yaml: not a model description ({error}); copy the folder again") from error
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder}: {name} is missing; copy the whole folder")
+        if _sha256(folder / name) != hashes.get(name):
+            raise ModelError(
+                f"{folder / name}: its SHA-256 is not the one in model.yaml: the file is damaged or was exchanged"
+            )
+    network = RecurrentClassifier(num_classes=len(spec.classes), **spec.architecture)
+    try:
+        network.load_state_dict(load_file(folder / FILES[0]))
+    except (SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{folder / FILES[0]}: does not fit the architecture in model.yaml ({error})") from error
+    return Model(spec, network.to(device), folder)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,63 @@
+"""Stage `decode`: each video once into the frame store, with a verdict; a second run does only what is missing."""
+
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pipeline.data.tables import read_videos
+from pipeline.device import num_workers
+from pipeline.errors import DataError, RejectedVideo
+from pipeline.files import write_table
+from pipeline.stages.layout import dataset_of, stage_options
+from pipeline.video.framestore import FrameStore
+from pipeline.video.reader import Verdict, VideoReader
+from pipeline.view import View
+
+COLUMNS = ("status", "reason", "num_frames", "width", "height", "rotation_degrees", "duration_seconds")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Decode every usable video of the experiment's table; exits non-zero when not one could be decoded."""
+    options = stage_options(__doc__, argv, media=True)
+    view = options.experiment.view
+    media = options.media or Path(dataset_of(options.experiment).card.media)
+    videos = [video for video in read_videos(options.layout.videos) if video.status == "ok"]
+    store = FrameStore(options.layout.frames, view.frames_key)
+    paths = {video.sha256: media / video.video_id for video in videos}  # equal files are decoded once
+    missing = [sha256 for sha256 in paths if not store.has(sha256)]
+    with ThreadPoolExecutor(num_workers(options.runtime.workers)) as pool:
+        jobs = pool.map(lambda sha256: decode_video(store, sha256, paths[sha256], view), missing)
+        for _ in tqdm(jobs, "decode", len(missing), disable=not sys.stderr.isatty(), unit="video"):
+            pass
+    verdicts = {video.video_id: store.verdict(video.sha256) for video in videos}
+    removed = store.prune(set(paths))
+    counts = {status: sum(v.status == status for v in verdicts.values()) for status in ("ok", "damaged", "rejected")}
+    print(
+        f"decode: {len(missing)} of {len(paths)} videos decoded, the rest was there; "
+        f"{len(removed)} old entries removed; " + ", ".join(f"{count} {status}" for status, count in counts.items())
+    )
+    for video_id, verdict in verdicts.items():
+        if verdict.status != "ok":
+            print(f"decode: {video_id}: {verdict.status}: {verdict.reason}")
+    if counts["ok"] + counts["damaged"] == 0:
+        raise DataError(
+            f"{options.layout.videos}: none of {len(videos)} videos could be decoded; see the reasons above"
+        )
+    rows = [[video_id, *(getattr(verdict, name) for name in COLUMNS)] for video_id, verdict in verdicts.items()]
+    write_table(options.layout.decoded, ["video_id", *COLUMNS], rows)
+
+
+def decode_video(store: FrameStore, sha256: str, path: Path, view: View) -> None:
+    """Put one video into the store; one without a usable frame is stored as its reason."""
+    try:
+        reader = VideoReader(path)
+        store.write(sha256, reader.frames(view.fps, view.short_side), lambda: reader.verdict)
+    except RejectedVideo as error:
+        store.write_rejected(sha256, Verdict.rejected(str(error)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Stage `evaluate`: a model's scores on its test split, with controls and intervals, as tables, figures and JSON."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.cards import Dataset
+from pipeline.data.labels import IGNORED
+from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
+from pipeline.evaluation.ladder import Part, clip_controls, clip_scores, frame_controls, frame_scores
+from pipeline.features.store import FeatureStore
+from pipeline.files import write_table, write_text
+from pipeline.models.modelfolder import Model, load_model
+from pipeline.reporting.figures import confusion_figure, ladder_figure
+from pipeline.stages.layout import dataset_of, representation, stage_options
+from pipeline.stages.samples import Sample, read_samples
+from pipeline.tracking import Run, flatten, tracking_uri
+
+PROPERTIES = ("size_bytes", "width", "height", "fps_header", "duration_seconds_header", "bit_rate", "has_audio")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Score one training; nothing here has been seen by it or chosen by its scores."""
+    options = stage_options(__doc__, argv, task=True, fold=True)
+    experiment, layout, task, fold = options.experiment, options.layout, options.task, options.fold
+    dataset = dataset_of(experiment)
+    model = load_model(layout.training(task, fold) / "model")
+    store = FeatureStore(layout.features(representation(experiment, fold)), model.spec.features_key)
+    train = read_samples(layout, store, dataset, task=task, fold=fold, split="train")
+    test = read_samples(layout, store, dataset, task=task, fold=fold, split="test")
+    samples, seed = experiment.evaluate.bootstrap_samples, experiment.seed
+    probs = [model.predict(sample.features, model.spec.features_key) for sample in test]
+    groups = [sample.video.group for sample in test]
+    num_classes = len(model.classes)
+    sides = part(train, task), part(test, task)
+    scores: dict[str, object]
+    if task == "clip":
+        stacked, labels = np.stack(probs), np.array([sample.labels[0] for sample in test])
+        ladder = clip_controls(*sides, model.predict_features, num_classes, seed)
+        scores = clip_scores(stacked, ladder, labels, groups, opposites(dataset), samples=samples, seed=seed)
+    else:
+        background = 0 if model.spec.background is not None else None
+        frame_ladder = frame_controls(*sides, model.predict_features, num_classes, seed)
+        truth = [sample.labels for sample in test]
+        scores = frame_scores(probs, frame_ladder, truth, groups, background, samples=samples, seed=seed)
+        kept = np.concatenate([sample.labels != IGNORED for sample in test])
+        stacked, labels = np.concatenate(probs)[kept], np.concatenate(truth)[kept]
+    matrix = confusion_matrix(labels, stacked.argmax(axis=1), num_classes)
+    per_class = per_class_table(stacked, labels, model.classes)
+    folder = layout.evaluation(task, fold)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rows(folder / "predictions.csv", prediction_rows(model, test, probs))
+    write_rows(folder / "per_class.csv", per_class)
+    write_rows(folder / "confusion.csv", [dict(zip(model.classes, map(int, row), strict=True)) for row in matrix])
+    write_text(folder / "metrics.json", json.dumps(without_nan(scores), indent=2, allow_nan=False) + "\n")
+    log_to_run(layout.training(task, fold) / "mlflow_run.json", scores, matrix, model, per_class, folder)
+    headline = scores["test"]["video" if task == "clip" else "frame"]  # type: ignore[index]
+    name = "top1" if task == "clip" else "acc"
+    print(
+        f"evaluate: {options.name} {task}-fold{fold}: {name} {headline[name]:.3f} "
+        f"[{headline[f'{name}_low']:.3f}, {headline[f'{name}_high']:.3f}] on {len(test)} test videos"
+    )
+
+
+def part(samples: Sequence[Sample], task: str) -> Part:
+    """One side of the split as the controls take it."""
+    return Part(
+        features=[sample.values for sample in samples],
+        labels=[int(sample.labels[0]) for sample in samples] if task == "clip" else [s.labels for s in samples],
+        groups=[sample.video.group for sample in samples],
+        properties=np.array([[_number(getattr(s.video, name)) for name in PROPERTIES] for s in samples]),
+    )
+
+
+def opposites(dataset: Dataset) -> dict[int, int]:
+    """Class index of the class that each class is when played backwards."""
+    pairs = [(dataset.classes.index(a), dataset.classes.index(b)) for a, b in dataset.card.opposites]
+    return {one: other for a, b in pairs for one, other in ((a, b), (b, a))}
+
+
+def prediction_rows(
+    model: Model, samples: Sequence[Sample], probs: Sequence[np.ndarray]
+) -> Iterable[dict[str, object]]:
+    """Rows of predictions.csv: one per video (clip task) or per timestep (frame task), all class probabilities."""
+    for sample, answer in zip(samples, probs, strict=True):
+        steps = [(None, answer)] if model.task == "clip" else list(enumerate(answer))
+        for step, scores in steps:
+            truth = int(sample.labels[step or 0])
+            row: dict[str, object] = {"video_id": sample.video.video_id, "group": sample.video.group}
+            if step is not None:
+                row |= {"step": step, "time_seconds": round(float(sample.features.time_seconds[step]), 6)}
+            row |= {
+                "label": model.classes[truth] if truth != IGNORED else "",
+                "predicted": model.classes[int(scores.argmax())],
+                "score": round(float(scores.max()), 6),
+            }
+            yield row | {name: round(float(value), 6) for name, value in zip(model.classes, scores, strict=True)}
+
+
+def without_nan(value: Any) -> Any:
+    """The same nested value with None where a number is not defined: JSON has no nan."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows of equal keys as CSV."""
+    rows = list(rows)
+    write_table(path, list(rows[0]), [list(row.values()) for row in rows])
+
+
+def log_to_run(
+    run_file: Path,
+    scores: Mapping[str, object],
+    matrix: np.ndarray,
+    model: Model,
+    per_class: Sequence[Mapping[str, object]],
+    folder: Path,
+) -> None:
+    """Add the scores to the run that trained the model."""
+    facts = json.loads(run_file.read_text(encoding="utf-8"))
+    with Run.resume(facts["run_id"], tracking_uri(Path()), experiment=facts["experiment"], name=facts["name"]) as run:
+        run.log_metrics({k: v for k, v in flatten(scores).items() if isinstance(v, int | float)})
+        run.log_figure(confusion_figure(matrix, model.classes), "confusion.png")
+        run.log_figure(ladder_figure(scores), "controls.png")
+        run.log_table(list(per_class), "per_class.json")
+        run.log_file(folder / "predictions.csv")
+
+
+def _number(value: object) -> float:
+    return float("nan") if value is None else float(value)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()

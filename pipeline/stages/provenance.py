@@ -1,0 +1,52 @@
+"""What a run was made of: commit, stage, tables, features. Written into models and onto MLflow runs."""
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+from pipeline.stages.layout import Layout
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def git_state() -> dict[str, str]:
+    """Commit and whether tracked files differ from it; both `unknown` outside a git checkout."""
+    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    if commit is None or status is None:
+        return {"git.commit": "unknown", "git.dirty": "unknown"}
+    return {"git.commit": commit, "git.dirty": str(bool(status)).lower()}
+
+
+def run_tags(layout: Layout, dataset: str, task: str, fold: int, features_key: str) -> dict[str, str]:
+    """Tags that link an MLflow run to the code, the DVC stage and experiment, the tables and the features."""
+    git = git_state()
+    tags = {
+        "experiment": layout.experiment,
+        "dataset": dataset,
+        "task": task,
+        "fold": str(fold),
+        "features.key": features_key,
+        "videos.sha256": file_sha256(layout.videos),
+        "segments.sha256": file_sha256(layout.segments),
+        "splits.sha256": file_sha256(layout.splits),
+        **git,
+    }
+    if git["git.commit"] != "unknown":
+        tags["mlflow.source.git.commit"] = git["git.commit"]
+    for tag, variable in (("dvc.stage", "DVC_STAGE"), ("dvc.exp", "DVC_EXP_NAME")):
+        if os.environ.get(variable):
+            tags[tag] = os.environ[variable]
+    return tags
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

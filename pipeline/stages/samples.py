@@ -1,0 +1,70 @@
+"""The labelled features of one side of a fold, as training and evaluation take them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.data.cards import Dataset
+from pipeline.data.labels import class_index, frame_classes, frame_labels
+from pipeline.data.tables import Side, Video, read_segments, read_splits, read_videos, video_ids
+from pipeline.errors import DataError
+from pipeline.features.store import FeatureStore, VideoFeatures
+from pipeline.stages.layout import Layout
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One video: its table row, its features (T, D), and a class index for each timestep, (T,) int64."""
+
+    video: Video
+    features: VideoFeatures
+    labels: np.ndarray
+
+    @property
+    def values(self) -> np.ndarray:
+        """The feature vectors, (T, D) float32."""
+        return self.features.values.astype(np.float32)
+
+
+def task_classes(dataset: Dataset, task: str) -> tuple[str, ...]:
+    """Class names of a task, in the order of its scores."""
+    return dataset.classes if task == "clip" else frame_classes(dataset.classes, dataset.card.background)
+
+
+def read_samples(
+    layout: Layout, store: FeatureStore, dataset: Dataset, *, task: str, fold: int, split: Side
+) -> list[Sample]:
+    """Videos of one side of a fold that carry labels of the task, in the table's order.
+
+    The clip task takes videos with a label, the frame task those with segments. Videos that could not be decoded are
+    left out here; `decoded.csv` lists them with their reasons, and the count is printed.
+
+    Raises:
+        DataError: no video of this side has a label of the task.
+    """
+    chosen = set(video_ids(read_splits(layout.splits), fold, split))
+    segments = [segment for segment in read_segments(layout.segments) if segment.video_id in chosen]
+    segmented = {segment.video_id for segment in segments}
+    samples, lost = [], 0
+    for video in read_videos(layout.videos):
+        labelled = bool(video.label) if task == "clip" else video.video_id in segmented
+        if video.video_id not in chosen or not labelled:
+            continue
+        if not store.has(video.sha256):
+            lost += 1
+            continue
+        features = store.read(video.sha256)
+        if task == "clip":
+            labels = np.full(len(features.values), class_index(video.label, dataset.classes), dtype=np.int64)
+        else:
+            own = [segment for segment in segments if segment.video_id == video.video_id]
+            labels = frame_labels(features.time_seconds, own, dataset.classes, dataset.card.background)
+        samples.append(Sample(video, features, labels))
+    if lost:
+        print(f"{split}: {lost} video(s) have no features because they could not be decoded; see {layout.decoded}")
+    if not samples:
+        raise DataError(
+            f"fold {fold}: no {split} video has a label of the {task} task; "
+            f"expected {'a label in videos.csv' if task == 'clip' else 'rows in segments.csv'}"
+        )
+    return samples

@@ -1,0 +1,155 @@
+"""Stage `train`: a recurrent network for one task and fold, as a model folder, its curves and its MLflow run."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from pipeline.config import Train
+from pipeline.data.tables import Side
+from pipeline.device import choose_device
+from pipeline.errors import ConfigError
+from pipeline.features.backbones import read_backbone
+from pipeline.features.store import FeatureStore
+from pipeline.files import write_table, write_text
+from pipeline.models.modelfolder import Model, ModelSpec, save_model
+from pipeline.models.recurrent import RecurrentClassifier
+from pipeline.reporting.figures import history_figure
+from pipeline.stages.layout import StageOptions, dataset_of, representation, stage_options
+from pipeline.stages.provenance import run_tags
+from pipeline.stages.samples import Sample, read_samples, task_classes
+from pipeline.tracking import Run, tracking_uri
+from pipeline.training.loop import TrainSettings, train
+from pipeline.training.sequences import Sequences
+from pipeline.view import features_key
+
+HISTORY_COLUMNS = ["epoch", "train_loss", "val_loss", "val_score", "lr", "grad_norm"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train on the fold's training side, choose the epoch on its validation side; the test side is not read."""
+    options = stage_options(__doc__, argv, task=True, fold=True)
+    experiment, layout, fold = options.experiment, options.layout, options.fold
+    settings = experiment.settings(options.task)
+    if settings is None:
+        raise ConfigError(
+            f"configs/{options.name}.yaml: train.{options.task} is empty; expected settings, or run `lrcn select` again"
+        )
+    dataset = dataset_of(experiment)
+    name = representation(experiment, fold)
+    backbone_file = layout.backbone(name) / "backbone.safetensors"
+    backbone = read_backbone(backbone_file)
+    key = features_key(experiment.view, backbone.name, backbone.weights_sha256)
+    store = FeatureStore(layout.features(name), key)
+    sides: dict[Side, list[Sample]] = {
+        split: read_samples(layout, store, dataset, task=options.task, fold=fold, split=split)
+        for split in ("train", "val")
+    }
+    classes = task_classes(dataset, options.task)
+    device = choose_device(options.runtime.device)
+    packed = {
+        split: Sequences.pack([s.features.values for s in samples], [s.labels for s in samples], device)
+        for split, samples in sides.items()
+    }
+    network = new_network(settings, backbone.feature_size, len(classes), experiment.seed)
+    network.standardise_by(torch.from_numpy(sample.values) for sample in sides["train"])
+    tags = run_tags(layout, experiment.dataset, options.task, fold, key)
+    folder = layout.training(options.task, fold)
+    folder.mkdir(parents=True, exist_ok=True)
+    with Run.start(
+        options.name,
+        folder.name,
+        tags,
+        experiment.model_dump(mode="json"),
+        tracking_uri(Path()),
+        f"{settings.cell} on {backbone.name} features, {options.task} task of {dataset.card.title}, fold {fold}",
+    ) as run:
+        for split, samples in sides.items():
+            run.log_dataset(pd.DataFrame([asdict(s.video) for s in samples]), str(layout.videos), split, split)
+        history = train(
+            network.to(device), packed["train"], packed["val"], experiment.view, loop_settings(options, settings),
+            Progress(run, options, settings.epochs),
+        )  # fmt: skip
+        rows = [[row[name] for name in HISTORY_COLUMNS] for row in history]
+        write_table(folder / "history.csv", HISTORY_COLUMNS, rows)
+        spec = ModelSpec(
+            task=options.task,
+            classes=classes,
+            background=dataset.card.background if options.task == "frame" else None,
+            head=settings.head,
+            architecture=architecture(settings, backbone.feature_size),
+            view=experiment.view,
+            backbone=backbone.name,
+            features_key=key,
+            provenance={**tags, "seed": experiment.seed, "config": experiment.model_dump(mode="json")},
+        )
+        save_model(folder / "model", Model(spec, network), backbone_file)
+        run.log_figure(history_figure(pd.DataFrame(history)), "curves.png")
+        run.log_dict(experiment.model_dump(mode="json"), "config.yaml")
+        run.log_model(
+            folder / "model",
+            feature_size=backbone.feature_size,
+            num_classes=len(classes),
+            per_step=options.task == "frame",
+        )
+        facts = {"run_id": run.run_id, "experiment": options.name, "name": folder.name}
+        write_text(folder / "mlflow_run.json", json.dumps(facts, indent=2) + "\n")
+    best = min(history, key=lambda row: row["val_loss"])
+    print(
+        f"train: {options.name} {folder.name}: {len(sides['train'])} videos, {len(history)} epochs, best epoch "
+        f"{best['epoch']:.0f} with validation loss {best['val_loss']:.3f} and score {best['val_score']:.3f}"
+    )
+
+
+def architecture(settings: Train, feature_size: int) -> dict[str, object]:
+    """Keyword arguments of RecurrentClassifier but the number of classes."""
+    names = ("cell", "hidden_size", "num_layers", "bidirectional", "motion", "input_dropout", "dropout")
+    return {"feature_size": feature_size, **{name: getattr(settings, name) for name in names}}
+
+
+def new_network(settings: Train, feature_size: int, num_classes: int, seed: int) -> RecurrentClassifier:
+    """A network whose first weights come from the seed, the global generator being left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return RecurrentClassifier(num_classes=num_classes, **architecture(settings, feature_size))  # type: ignore[arg-type]
+
+
+def loop_settings(options: StageOptions, settings: Train) -> TrainSettings:
+    """The part of the configuration that the loop is told."""
+    return TrainSettings(
+        task=options.task,
+        head=settings.head,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+        chunk_frames=settings.chunk_frames if options.task == "frame" else 0,
+        patience=settings.patience,
+        seed=options.experiment.seed,
+    )
+
+
+class Progress:
+    """Called with each epoch's row: to MLflow and, on a terminal, a bar."""
+
+    def __init__(self, run: Run, options: StageOptions, epochs: int) -> None:
+        self.run = run
+        self.bar = tqdm(
+            total=epochs, desc=f"train {options.task}-fold{options.fold}", disable=not sys.stderr.isatty(), unit="epoch"
+        )
+
+    def __call__(self, row: dict[str, float]) -> None:
+        """Report an epoch."""
+        self.run.log_epoch({name: value for name, value in row.items() if name != "epoch"}, int(row["epoch"]))
+        self.bar.set_postfix(val_loss=f"{row['val_loss']:.3f}", val_score=f"{row['val_score']:.3f}")
+        self.bar.update()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""Single-frame fine-tuning of a backbone: the first step of the LRCN recipe (Donahue et al. 2015, sections 3 and 4.1).
+
+A linear layer is put on the backbone and both are trained to tell a video's class from one frame of it.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.errors import TrainingError
+from pipeline.features.backbones import Backbone
+from pipeline.features.extract import center_crop
+
+WARM_UP = 0.1  # share of all steps in which the learning rate rises; then it falls along a cosine to 0
+JITTER = 0.2  # brightness and contrast are multiplied by a factor drawn from 1 - JITTER to 1 + JITTER
+
+
+@dataclass(frozen=True, eq=False)
+class TrainVideo:
+    """Some frames of one video, and its class.
+
+    frames: (n, H, W, 3) uint8 RGB, n >= 1; an array in memory or a memory map. class_index: 0 to K - 1.
+    """
+
+    frames: np.ndarray
+    class_index: int
+
+
+def sample_steps(num_steps: int, count: int, rng: np.random.Generator) -> list[int]:
+    """Timesteps of a video, spread over it at random: one from each of `count` equal parts, in order.
+
+    A video with fewer steps gives each of them once.
+
+    >>> sample_steps(3, 5, np.random.default_rng(0))
+    [0, 1, 2]
+    """
+    if num_steps < 1 or count < 1:
+        raise ValueError(f"{count} of {num_steps} steps asked for; expected at least 1 of at least 1")
+    count = min(count, num_steps)
+    edges = np.arange(count + 1) * num_steps // count
+    return [int(step) for step in rng.integers(edges[:-1], edges[1:])]
+
+
+def learning_rate_factor(step: int, num_steps: int) -> float:
+    """Factor of the highest learning rate at a step: up in a line over the first tenth, down along a cosine to 0.
+
+    >>> [round(learning_rate_factor(step, 20), 2) for step in (0, 1, 2, 11, 19)]
+    [0.5, 1.0, 1.0, 0.5, 0.01]
+    """
+    warm_up = max(1, round(WARM_UP * num_steps))
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (num_steps - warm_up)))
+
+
+def finetune(
+    backbone: Backbone,
+    train: Sequence[TrainVideo],
+    val: Sequence[TrainVideo],
+    *,
+    num_classes: int,
+    crop: int,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    weight_decay: float,
+    label_smoothing: float,
+    flip: bool,
+    seed: int,
+    device: torch.device | str,
+    progress: Callable[[dict[str, float]], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train a backbone, in place, with a fresh linear layer on single frames; the layer is thrown away.
+
+    Each epoch sees every training frame once, in random order: a random square of `crop` pixels, brightness and
+    contrast varied a little, mirrored half of the time if `flip` (which turns left into right). AdamW with a learning
+    rate that rises to `lr` and falls to 0. The loss is cross-entropy with `label_smoothing`. A last batch of a single
+    frame is left out, since batch normalisation cannot learn from one.
+
+    The backbone ends in evaluation mode on `device`, with the weights of the epoch of lowest validation loss, or of
+    the last epoch when `val` is empty. Every random choice comes from `seed`; the global random state is left alone.
+    On a CPU equal arguments and an equal number of threads give equal weights. On a GPU the forward pass runs in
+    bfloat16, or in float16 with loss scaling.
+
+    Returns one record per epoch, each also handed to `progress`: epoch (from 1), train_loss and, when there is
+    validation, on centre crops and without smoothing, val_loss, val_frame_accuracy, and val_video_accuracy (highest
+    mean probability over the frames of a video).
+
+    Raises TrainingError for data that cannot be trained on, or when the loss stops being finite; ValueError when the
+    backbone cannot take frames of `crop` pixels.
+    """
+    _check(train, val, num_classes, crop, batch_size)
+    device = torch.device(device)
+    backbone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    backbone.check_crop(crop)
+    history: list[dict[str, float]] = []
+    best_weights: dict[str, Tensor] = {}
+    best_loss = math.inf
+    with _seeded(seed, device):
+        head = nn.Linear(backbone.feature_size, num_classes).to(device)
+        optimizer = _optimizer([backbone, head], lr, weight_decay)
+        half = _half(device)
+        scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
+        num_steps = epochs * len(_batch_starts(train, batch_size))
+        step = 0
+        for epoch in range(1, epochs + 1):
+            backbone.train()
+            losses = []
+            for pixels, labels, factors in _batches(
+                train, crop, batch_size, flip, np.random.default_rng([seed, epoch])
+            ):
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * learning_rate_factor(step, num_steps)
+                frames = _jitter(_to_frames(pixels, device), factors.to(device))
+                with torch.autocast(device.type, dtype=half, enabled=half is not None):
+                    logits = head(backbone(frames))
+                loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=label_smoothing)
+                losses.append(
+                    _finite(loss.item(), f"training loss at epoch {epoch}, step {step + 1} of {num_steps}", lr)
+                )
+                optimizer.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                step += 1
+            record = {"epoch": float(epoch), "train_loss": float(np.mean(losses))}
+            if val:
+                record |= _validate(backbone.eval(), head, val, crop, batch_size, device)
+                if _finite(record["val_loss"], f"validation loss at epoch {epoch}", lr) < best_loss:
+                    best_loss = record["val_loss"]
+                    best_weights = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+            history.append(record)
+            if progress is not None:
+                progress(record)
+    for name, tensor in backbone.state_dict().items():
+        if best_weights:
+            tensor.copy_(best_weights[name])
+    backbone.eval()
+    return history
+
+
+def _check(
+    train: Sequence[TrainVideo], val: Sequence[TrainVideo], num_classes: int, crop: int, batch_size: int
+) -> None:
+    """Raise TrainingError for data that cannot be trained on."""
+    for what, videos in (("training", train), ("validation", val)):
+        for number, video in enumerate(videos):
+            shape = video.frames.shape
+            if video.frames.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[0] < 1:
+                raise TrainingError(
+                    f"{what} video {number}: frames are {video.frames.dtype} of shape {shape}; "
+                    "expected uint8 of shape (n, H, W, 3) with at least one frame"
+                )
+            if min(shape[1:3]) < crop:
+                raise TrainingError(
+                    f"{what} video {number}: frames of {shape[2]}x{shape[1]} pixels; expected at least {crop}x{crop}"
+                )
+            if not 0 <= video.class_index < num_classes:
+                raise TrainingError(
+                    f"{what} video {number}: class index {video.class_index}; expected 0 to {num_classes - 1}"
+                )
+    if len({video.class_index for video in train}) < 2:
+        raise TrainingError(
+            f"{len(train)} training videos of fewer than two classes; expected examples of all {num_classes} classes"
+        )
+    if batch_size < 2:
+        raise TrainingError(f"finetune.batch_size is {batch_size}; expected 2 or more, for batch normalisation")
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Global random generators that start from `seed` and are put back: dropout and stochastic depth draw from them."""
+    gpus = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            torch.cuda.default_generators[gpu].manual_seed(seed)
+        yield
+
+
+def _optimizer(modules: Sequence[nn.Module], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW. Scales and biases (vectors) do not decay: that would pull normalisation towards 0, not towards less."""
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=lr,
+    )
+
+
+def _half(device: torch.device) -> torch.dtype | None:
+    """The short type for the forward pass; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def _places(videos: Sequence[TrainVideo]) -> np.ndarray:
+    """(N, 2) int: which video and which of its frames, for all frames."""
+    return np.array([(v, f) for v, video in enumerate(videos) for f in range(len(video.frames))])
+
+
+def _batch_starts(videos: Sequence[TrainVideo], batch_size: int) -> list[int]:
+    """Where the batches of an epoch begin; a last one of a single frame is left out."""
+    num_frames = sum(len(video.frames) for video in videos)
+    return [start for start in range(0, num_frames, batch_size) if num_frames - start > 1]
+
+
+def _batches(
+    videos: Sequence[TrainVideo], crop: int, batch_size: int, flip: bool, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """One epoch: pixels (B, crop, crop, 3) uint8, labels (B,) int64, brightness and contrast factors (B, 2) float32."""
+    places = rng.permutation(_places(videos))
+    for start in _batch_starts(videos, batch_size):
+        batch = places[start : start + batch_size]
+        pixels = np.empty((len(batch), crop, crop, 3), dtype=np.uint8)
+        for row, (v, f) in enumerate(batch):
+            height, width = videos[v].frames.shape[1:3]
+            top, left = rng.integers(height - crop + 1), rng.integers(width - crop + 1)
+            square = videos[v].frames[f, top : top + crop, left : left + crop]
+            pixels[row] = square[:, ::-1] if flip and rng.random() < 0.5 else square
+        labels = torch.tensor([videos[v].class_index for v in batch[:, 0]])
+        factors = torch.from_numpy(rng.uniform(1 - JITTER, 1 + JITTER, (len(batch), 2)).astype(np.float32))
+        yield pixels, labels, factors
+
+
+def _to_frames(pixels: np.ndarray, device: torch.device) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [0, 1], channels last in memory."""
+    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div_(255)
+
+
+def _jitter(frames: Tensor, factors: Tensor) -> Tensor:
+    """Multiply each frame's brightness, and its contrast around its mean, by its two factors; (B, 3, H, W) in [0, 1]."""
+    brightness, contrast = factors[:, 0].view(-1, 1, 1, 1), factors[:, 1].view(-1, 1, 1, 1)
+    mean = frames.mean(dim=(1, 2, 3), keepdim=True)
+    return (((frames - mean) * contrast + mean) * brightness).clamp_(0, 1)
+
+
+def _validate(
+    backbone: Backbone, head: nn.Linear, videos: Sequence[TrainVideo], crop: int, batch_size: int, device: torch.device
+) -> dict[str, float]:
+    places = _places(videos)
+    labels = np.array([video.class_index for video in videos])
+    logits = []
+    with torch.inference_mode():
+        for start in range(0, len(places), batch_size):
+            pixels = np.stack([center_crop(videos[v].frames[f], crop) for v, f in places[start : start + batch_size]])
+            logits.append(head(backbone(_to_frames(pixels, device))).cpu())
+    scores = torch.cat(logits)  # (N, K)
+    frame_labels = torch.from_numpy(labels[places[:, 0]])
+    probs = np.zeros((len(videos), scores.shape[1]))
+    np.add.at(probs, places[:, 0], scores.softmax(dim=-1).numpy())
+    return {
+        "val_loss": F.cross_entropy(scores, frame_labels).item(),
+        "val_frame_accuracy": (scores.argmax(dim=-1) == frame_labels).float().mean().item(),
+        # Sums over a video's frames rank the classes as means do.
+        "val_video_accuracy": float((probs.argmax(axis=1) == labels).mean()),
+    }
+
+
+def _finite(value: float, what: str, lr: float) -> float:
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"fine-tuning: {what} is {value}; lower finetune.lr ({lr:g}), or look for damaged weights in the backbone"
+        )
+    return value

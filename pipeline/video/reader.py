@@ -1,0 +1,99 @@
+"""Video files in, frames on a time grid out, and a verdict on each file."""
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pipeline.errors import RejectedVideo
+from pipeline.video.convert import Converter
+from pipeline.video.decode import DecodedFrame, Decoder
+from pipeline.video.header import VideoHeader, read_header
+from pipeline.video.i420 import I420, i420_to_rgb
+from pipeline.video.sampling import TimeGrid, last_frame_duration
+from pipeline.video.source import one_line
+from pipeline.video.verdict import Verdict
+
+__all__ = ["Frame", "Verdict", "VideoHeader", "VideoReader", "check_file", "i420_to_rgb", "read_header"]
+
+
+class Frame(NamedTuple):
+    """One frame on the time grid.
+
+    time_seconds: the grid time t_k = k / fps. pts_seconds: when the frame was first shown. Both count from the first
+    frame of the video. i420: `(H * 3 // 2, W) uint8`, planar YUV 4:2:0, BT.601, limited range, upright; frames of one
+    source picture share it, so it is not to be written to.
+    """
+
+    time_seconds: float
+    pts_seconds: float
+    i420: I420
+
+
+class VideoReader:
+    """Reads one file: frames on a grid of `fps` times a second, the shorter side resized to `short_side` pixels.
+
+    >>> reader = VideoReader("fight.mp4")  # doctest: +SKIP
+    >>> for frame in reader.frames(fps=8, short_side=256): ...  # doctest: +SKIP
+    >>> reader.verdict.status  # doctest: +SKIP
+    'ok'
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._decoder = Decoder(path)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the file. Raises RuntimeError before `frames` has come to its end, or to RejectedVideo."""
+        if self._decoder.verdict is None:
+            raise RuntimeError("the verdict on a video is known when all its frames have been read, not before")
+        return self._decoder.verdict
+
+    def frames(self, fps: float, short_side: int) -> Iterator[Frame]:
+        """Decode the file from start to end in one thread; only the frames on the grid are converted.
+
+        Raises RejectedVideo, with the reason alone, when the file has no usable frame. A damaged file gives what can
+        be read of it.
+        """
+        if short_side < 2 or short_side % 2:
+            raise ValueError(f"short_side is {short_side}; expected an even number of pixels from 2")
+        return self._frames(TimeGrid(fps), fps, short_side)
+
+    def _frames(self, grid: TimeGrid, fps: float, short_side: int) -> Iterator[Frame]:
+        converter: Converter | None = None
+        shown: DecodedFrame | None = None
+        for frame in self._decoder:
+            if converter is None or shown is None:
+                converter = Converter(self._decoder.orientation, frame.picture.width, frame.picture.height, short_side)
+            else:
+                yield from self._show(shown, grid, grid.feed(frame.time_seconds), converter)
+            shown = frame
+        assert converter is not None  # the decoder raises RejectedVideo when there is no frame
+        assert shown is not None
+        duration = last_frame_duration(shown.duration_seconds, self._decoder.steps_seconds, fps)
+        yield from self._show(shown, grid, grid.finish(shown.time_seconds + duration), converter)
+
+    def _show(self, frame: DecodedFrame, grid: TimeGrid, covered: range, converter: Converter) -> Iterator[Frame]:
+        if not covered:
+            return
+        try:
+            i420 = converter.convert(frame.picture)
+        except Exception as error:
+            picture = frame.picture
+            raise self._decoder.reject(
+                f"frame at {frame.time_seconds:.3f} s ({picture.width}x{picture.height} {picture.format.name}) "
+                f"cannot be converted: {one_line(error)}"
+            ) from error
+        for k in covered:
+            yield Frame(grid.time(k), frame.time_seconds, i420)
+
+
+def check_file(path: str | os.PathLike[str]) -> Verdict:
+    """Decode every frame of a file and convert none; the verdict says what came of it. Raises nothing for bad files."""
+    decoder = Decoder(path)
+    try:
+        for _ in decoder:
+            pass
+    except RejectedVideo:
+        pass
+    assert decoder.verdict is not None  # set at the end of every pass
+    return decoder.verdict

@@ -1,0 +1,146 @@
+"""Opens a video file with care: only regular local files, only video formats, only real video streams."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from pipeline.errors import RejectedVideo
+from pipeline.video.sniff import describe
+
+# FFmpeg reads some 300 formats, among them pictures, text drawn as video, and scripts and playlists that make it open
+# other files or addresses. These are the ones that hold video and nothing else.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,gif,ogg,h264,hevc,vvc,m4v,obu,ivf,rm,dv,"
+    "mxf,yuv4mpegpipe"
+)
+# A picture above this is refused before it is decoded: 1 kB of GIF can ask for a gigabyte. 8K (7680x4320) passes.
+MAX_PIXELS = 8192 * 4608
+
+
+@dataclass
+class Source:
+    """An open file and the stream that is read from it. Notes are oddities found so far."""
+
+    path: Path
+    container: InputContainer
+    stream: VideoStream
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def codec(self) -> str:
+        """Name of the codec, whichever decoder reads it."""
+        return str(self.stream.codec_context.codec.canonical_name)
+
+    @property
+    def format_names(self) -> set[str]:
+        """Names of the container format, such as {"matroska", "webm"}."""
+        return set(self.container.format.name.split(","))
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What of a file changes when it is written to."""
+
+    size_bytes: int
+    modified_ns: int
+
+
+def read_state(path: Path) -> FileState:
+    """Size and modification time of a regular file that is not empty; raises RejectedVideo for anything else."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise RejectedVideo(f"cannot be read: {one_line(error)}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise RejectedVideo("not a regular file")
+    if status.st_size == 0:
+        raise RejectedVideo("empty file (0 bytes)")
+    return FileState(status.st_size, status.st_mtime_ns)
+
+
+@contextmanager
+def open_source(path: Path) -> Iterator[Source]:
+    """Open a video file and choose its stream, ready to be decoded by one thread.
+
+    Raises RejectedVideo with the reason, without the path: the caller knows it.
+    """
+    # Absolute: FFmpeg takes a relative name with a colon, and a folder called `http:`, for a protocol.
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - Path.resolve would follow links, and so change the name
+    read_state(path)
+    with _open(path) as container:
+        source = _choose_stream(path, container)
+        context = source.stream.codec_context
+        check_size(context.width, context.height)
+        # Threads make damaged files decode differently from run to run.
+        context.thread_type = "NONE"
+        context.thread_count = 1
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+        yield source
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise RejectedVideo for a picture of more than MAX_PIXELS."""
+    if width * height > MAX_PIXELS:
+        raise RejectedVideo(f"picture of {width}x{height} is above the limit of {MAX_PIXELS} pixels")
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception of PyAV or the operating system says, in one line and without the path."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    lines = text.strip().splitlines()
+    text = lines[0] if lines else ""
+    return text if isinstance(error, OSError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def _open(path: Path) -> InputContainer:
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+    try:
+        # Metadata need not be UTF-8: by default that alone fails the file (PyAV issue 1107).
+        return av.open(str(path), options=options, metadata_errors="replace")
+    except PermissionError as error:
+        raise RejectedVideo(f"cannot be read: {one_line(error)}") from error
+    except Exception as error:  # noqa: BLE001 - broken files raise IndexError, MemoryError, UnicodeDecodeError, ...
+        raise RejectedVideo(_why_not_opened(path, error)) from error
+
+
+def _why_not_opened(path: Path, error: Exception) -> str:
+    try:
+        known = describe(path)
+    except OSError as unreadable:
+        return f"cannot be read: {one_line(unreadable)}"
+    if known:
+        return known
+    # The whitelist of formats answers with EINVAL.
+    if isinstance(error, av.error.ArgumentError):
+        return "not in a video format that is read here"
+    return f"cannot be opened: {one_line(error)}"
+
+
+def _choose_stream(path: Path, container: InputContainer) -> Source:
+    streams = list(container.streams.video)
+    if not streams:
+        raise RejectedVideo("no video stream")
+    streams = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
+    if not streams:
+        raise RejectedVideo("no video, only a cover picture")
+    # PyAV has no codec context for a codec that FFmpeg does not know.
+    streams = [stream for stream in streams if stream.codec_context is not None]
+    if not streams:
+        raise RejectedVideo("its video codec is unknown: there is no decoder for it")
+    chosen = max(streams, key=lambda stream: stream.codec_context.width * stream.codec_context.height)
+    source = Source(path, container, chosen)
+    if len(streams) > 1:
+        sizes = ", ".join(f"{stream.codec_context.width}x{stream.codec_context.height}" for stream in streams)
+        source.notes.append(f"{len(streams)} video streams ({sizes}): the largest is read")
+    aspect = chosen.codec_context.sample_aspect_ratio
+    if aspect and aspect != 1:
+        source.notes.append(f"pixels are not square ({aspect.numerator}:{aspect.denominator}): shown as stored")
+    return source

@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.cards import read_dataset
+from pipeline.errors import DataError
+
+GOOD = """
+name: tiny
+title: Two classes
+licence: none
+source: drawn
+media: media/tiny
+background: idle
+opposites: [[up, down]]
+labels: {csv: {file: videos.csv}}
+segments: segments.csv
+groups: [{column: person}]
+splits: {kfold: {folds: 2, validation: 0.5, seed: 0}}
+"""
+
+
+def read(tmp_path: Path, card: str = GOOD, classes: str = "up\ndown\n"):
+    folder = tmp_path / "tiny"
+    folder.mkdir(exist_ok=True)
+    (folder / "card.yaml").write_text(card)
+    (folder / "classes.txt").write_text(classes)
+    return read_dataset(folder)
+
+
+def test_a_card_and_its_defaults(tmp_path):
+    dataset = read(tmp_path)
+    assert dataset.classes == ("up", "down")
+    assert dataset.card.opposites == [["up", "down"]]
+    assert (dataset.card.labels.csv.path, dataset.card.labels.csv.label) == ("path", "label")
+    assert dataset.card.splits.num_folds == 2
+    assert not dataset.card.splits.official
+
+
+def test_all_problems_at_once(tmp_path):
+    bad = GOOD.replace("licence:", "license:").replace("column:", "colum:").replace("folds: 2", "folds: 1")
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, bad, "up\nup\n")
+    message = str(caught.value)
+    for part in (
+        "card.yaml has 4 problem(s)",
+        "license: unknown key, did you mean 'licence'?",
+        "licence: missing",
+        "groups.0.colum: unknown key, did you mean 'column'?",
+        "splits.kfold.folds: expected greater than or equal to 2, got 1",
+        "classes.txt: 'up' is given twice",
+    ):
+        assert part in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: tiny", "name: other", "name is 'other'; expected 'tiny', the folder's name"),
+        ("media: media/tiny", "media: /data", "'/data' is not a relative path"),
+        ("media: media/tiny", "media: ../data", "'../data' is not a relative path"),
+        ("background: idle", "background: up", "background 'up' is one of the classes"),
+        ("[[up, down]]", "[[up, left]]", "opposites: 'left' is not in classes.txt"),
+        ("[[up, down]]", "[[up, down], [down, up]]", "'up' is paired twice"),
+        ("[[up, down]]", "[[up]]", r"opposites\.0: .*at least 2 items"),
+        ("{csv: {file: videos.csv}}", "{folders: ., csv: {file: videos.csv}}", "labels: got folders and csv; expected"),
+        ("{csv: {file: videos.csv}}", "{}", "labels: got nothing; expected exactly one of folders, csv"),
+        ("{csv: {file: videos.csv}}", "{folders: .}", "a `column` needs a table of labels"),
+        ("[{column: person}]", "[{pattern: '('}]", "'\\(' is not a regular expression"),
+        ("[{column: person}]", "[{pattern: 'a+'}]", "'a\\+' captures nothing"),
+        ("[{column: person}]", "[{column: p, name: x}]", "the name 'x' goes with a `pattern`"),
+        ("[{column: person}]", "[{list: l.txt, head: '(a)'}]", "`head` and `member` go with `list`"),
+        ("[{column: person}]", "[{list: l.txt, head: a, member: '(a)'}]", "'a' captures nothing"),
+        ("validation: 0.5", "validation: 0.6", "expected less than or equal to 0.5"),
+        ("seed: 0}}", "seed: 0}, expected: [{train: 1, test: 1}]}", "1 entries for 2 fold"),
+        ("{kfold: {folds: 2, validation: 0.5, seed: 0}}", "{groups: {folds: [{test: [a]}]}}", r"in fold\(s\) \[1\]"),
+    ],
+)
+def test_what_a_card_may_not_say(tmp_path, old, new, message):
+    assert old in GOOD
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, GOOD.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("up\n", r"1 class\(es\); a classifier needs at least two"),
+        ("up\n\ndown\n", "row 2: '' is no class name"),
+        ("up\ndown \n", "row 2: 'down ' is no class name"),
+    ],
+)
+def test_what_a_class_list_may_not_hold(tmp_path, classes, message):
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, GOOD, classes)
+
+
+def test_windows_line_ends(tmp_path):
+    assert read(tmp_path, GOOD, "up\r\ndown\r\n").classes == ("up", "down")
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(DataError, match=r"card\.yaml: no such file.*classes\.txt: no such file"):
+        read_dataset(tmp_path)

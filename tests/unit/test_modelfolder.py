@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.errors import ModelError, ViewMismatch
+from pipeline.features.store import VideoFeatures
+from pipeline.models.modelfolder import Model, ModelSpec, load_model, save_model
+from pipeline.models.recurrent import RecurrentClassifier
+from pipeline.view import View
+
+ARCHITECTURE = {
+    "feature_size": 5, "cell": "lstm", "hidden_size": 4, "num_layers": 1, "bidirectional": False,
+    "input_dropout": 0.0, "dropout": 0.5,
+}  # fmt: skip
+VIEW = View(fps=10, short_side=96, crop=96, clip_frames=4, clip_stride=2)
+
+
+def make(task="clip", view=VIEW) -> Model:
+    torch.manual_seed(0)
+    spec = ModelSpec(
+        task=task, classes=("no", "007", "1e5"), background=None, head="mean", architecture=ARCHITECTURE, view=view,
+        backbone="resnet18", features_key="0123456789abcdef", provenance={"fold": 1},
+    )  # fmt: skip
+    return Model(spec, RecurrentClassifier(num_classes=3, **ARCHITECTURE))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_file({"w": torch.zeros(3)}, tmp_path / "backbone.safetensors")
+    save_model(tmp_path / "model", make(), tmp_path / "backbone.safetensors")
+    return tmp_path / "model"
+
+
+def features(steps: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(steps, 5)).astype(np.float32)
+
+
+def test_round_trip_keeps_answers_and_class_names(folder):
+    loaded = load_model(folder)
+    assert loaded.spec == make().spec
+    assert loaded.classes == ["no", "007", "1e5"]  # text stays text
+    np.testing.assert_array_equal(loaded.predict_features(features(9)), make().predict_features(features(9)))
+
+
+def test_a_clip_model_averages_the_clips_of_its_view():
+    values = features(9)
+    whole = make(view=View(fps=10, short_side=96, crop=96))
+    expected = np.mean([whole.predict_features(values[start : start + 4]) for start in (0, 2, 4, 5)], axis=0)
+    got = make().predict_features(values)
+    assert got.shape == (3,)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert got.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_frame_model_answers_at_every_step():
+    got = make("frame").predict_features(features(9))
+    assert got.shape == (9, 3)
+    np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-5)
+
+
+def test_features_of_another_view_are_refused(folder):
+    times = np.arange(6) / 10
+    stored = VideoFeatures(features(6).astype(np.float16), times, times)
+    model = load_model(folder)
+    assert model.predict(stored, "0123456789abcdef").shape == (3,)
+    with pytest.raises(ViewMismatch, match="features ffff were made under another view"):
+        model.predict(stored, "ffff")
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (0, 5), (5,)])
+def test_features_of_another_size_are_refused(shape):
+    with pytest.raises(ModelError, match=r"expected \(T, 5\)"):
+        make().predict_features(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "backbone.safetensors"])
+def test_a_flipped_bit_is_found(folder, name):
+    data = bytearray((folder / name).read_bytes())
+    data[-1] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(ModelError, match=f"{name}: its SHA-256 is not the one in model.yaml"):
+        load_model(folder)
+
+
+def test_missing_and_foreign_folders_are_named(folder, tmp_path):
+    with pytest.raises(ModelError, match="no model here"):
+        load_model(tmp_path / "none")
+    text = (folder / "model.yaml").read_text()
+    (folder / "model.yaml").write_text(text.replace("hidden_size: 4", "hidden_size: 8"))
+    with pytest.raises(ModelError, match="does not fit the architecture"):
+        load_model(folder)
+    (folder / "model.yaml").write_text(text.replace("format: 1", "format: 99"))
+    with pytest.raises(ModelError, match="made by another version"):
+        load_model(folder)
+    (folder / "model.yaml").write_text("task: clip\n")
+    with pytest.raises(ModelError, match="not a model description"):
+        load_model(folder)
+    (folder / "model.yaml").write_text(text)
+    (folder / "backbone.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"backbone\.safetensors is missing"):
+        load_model(folder)

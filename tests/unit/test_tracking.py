@@ -1,0 +1,528 @@
+"""MLflow tracking: what arrives, what state a run ends in, and that a tracking server that is away stops nothing."""
+
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from pipeline import trackingstore
+from pipeline.errors import ModelError
+from pipeline.metricnames import clean_names, flatten
+from pipeline.models.modelfolder import Model, ModelSpec, save_model
+from pipeline.models.recurrent import RecurrentClassifier
+from pipeline.tracking import Run, ensure_database, tracking_uri
+from pipeline.view import View
+
+pytestmark = [
+    # MLflow's own type hints (said when mlflow.pyfunc is imported) and its own use of SQLAlchemy.
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    before = dict(os.environ)
+    for key in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
+        os.environ.pop(key, None)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database as MLflow wants it, made once: making one takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    path.with_name("mlflow.db.new").write_bytes(b"what a killed process left")
+    trackingstore.apply_settings()
+    ensure_database(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def uri(migrated: Path, tmp_path: Path) -> str:
+    root = tmp_path / "a project"
+    root.mkdir()
+    shutil.copyfile(migrated, root / "mlflow.db")
+    return f"sqlite:///{root}/mlflow.db"
+
+
+def start(uri: str, **params: object) -> Run:
+    return Run.start("demo", "clip-fold1", {"features.key": "k"}, params, uri, "What it is.")
+
+
+def look(uri: str, run_id: str | None) -> Any:
+    import mlflow
+
+    return mlflow.MlflowClient(uri).get_run(run_id)
+
+
+def artifact(uri: str, run_id: str | None, file: str) -> Path:
+    return Path(next(Path(uri.removeprefix("sqlite:///")).parent.glob(f"mlruns/demo/{run_id}/artifacts/{file}")))
+
+
+# Where runs are kept
+
+
+def test_runs_are_kept_at_the_root_unless_the_environment_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("DVC_ROOT", "/repository")  # set by DVC; the stage itself may run in a temporary copy
+    assert tracking_uri(tmp_path) == "sqlite:////repository/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    assert tracking_uri(tmp_path) == "sqlite:////repository/other.db"
+    for uri in ("sqlite:////elsewhere/x.db", "http://tracking.example:5000", "off"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert tracking_uri(tmp_path) == uri
+
+
+def test_a_relative_root_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tracking_uri(Path()) == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_importing_the_module_loads_no_mlflow() -> None:
+    code = "import sys, pipeline.tracking; sys.exit('mlflow' in sys.modules or 'pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
+
+
+def test_a_database_is_made_in_one_step(migrated: Path) -> None:
+    names = {path.name for path in migrated.parent.iterdir()}
+    assert names == {"mlflow.db", "mlflow.db.lock"}
+    assert trackingstore._revision(migrated) == trackingstore._newest_revision()
+
+
+def test_a_current_database_is_left_alone(uri: str) -> None:
+    path = Path(uri.removeprefix("sqlite:///"))
+    before = path.read_bytes()
+    ensure_database(uri)
+    assert path.read_bytes() == before
+    assert not list(path.parent.glob("*.before-*"))
+
+
+def test_an_old_database_is_copied_before_it_is_upgraded(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(uri.removeprefix("sqlite:///"))
+    upgraded: list[Path] = []
+    monkeypatch.setattr(trackingstore, "_newest_revision", lambda: "a newer one")
+    monkeypatch.setattr(trackingstore, "_migrate", upgraded.append)
+    ensure_database(uri)
+    assert upgraded == [path]
+    (backup,) = path.parent.glob("mlflow.db.before-*")
+    assert trackingstore._revision(backup) == trackingstore._revision(path)
+
+
+def test_a_database_of_a_newer_mlflow_turns_tracking_off(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with sqlite3.connect(uri.removeprefix("sqlite:///")) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    with start(uri) as run:
+        assert not run.on
+    assert "ffffffffffff" in capsys.readouterr().err
+
+
+# Names
+
+
+def test_nested_values_are_flattened() -> None:
+    nested = {"test": {"video": {"top1": 0.9, "ece": None}}, "folds": [1, 2]}
+    assert flatten(nested) == {"test/video/top1": 0.9, "test/video/ece": None, "folds": [1, 2]}
+    assert flatten({"train": {"lr": 0.1}}, ".") == {"train.lr": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("name", "clean"),
+    [
+        ("test/video/top1", "test/video/top1"),
+        ("f1@10", "f1_10"),
+        ("a//b/../c", "a/b/c"),
+        ("走 1", "走 1"),
+        ("", "unnamed"),
+        ("x" * 300, "x" * 240),
+    ],
+)
+def test_names_become_what_mlflow_takes(name: str, clean: str) -> None:
+    assert clean_names([name]) == {name: clean}
+
+
+def test_two_names_never_become_one() -> None:
+    assert clean_names(["f1@10", "f1#10"]) == {"f1@10": "f1_10", "f1#10": "f1_10_2"}
+
+
+# What arrives
+
+
+def test_parameters_tags_and_curves_arrive(uri: str) -> None:
+    with start(uri, train={"lr": 0.01, "cell": "lstm"}, folds=[1, 2]) as run:
+        for epoch in range(3):
+            run.log_epoch({"train_loss": 1.0 - 0.1 * epoch, "val@score": 0.5}, epoch)
+    found = look(uri, run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "clip-fold1"
+    assert found.data.params == {"train.lr": "0.01", "train.cell": "lstm", "folds": "[1, 2]"}
+    assert found.data.tags["features.key"] == "k"
+    assert found.data.tags["mlflow.note.content"] == "What it is."
+    assert found.data.metrics["val_score"] == 0.5
+    import mlflow
+
+    history = mlflow.MlflowClient(uri).get_metric_history(run.run_id, "train_loss")
+    assert [(point.step, point.value) for point in history] == [(0, 1.0), (1, 0.9), (2, 0.8)]
+
+
+def test_many_parameters_and_metrics_arrive(uri: str) -> None:
+    with start(uri, **{f"p{number}": number for number in range(250)}) as run:
+        run.log_metrics({f"m{number}": number for number in range(1200)})
+    found = look(uri, run.run_id)
+    assert len(found.data.params) == 250
+    assert found.data.metrics["m1199"] == 1199
+
+
+def test_numbers_that_are_none_are_left_out_and_named(uri: str) -> None:
+    with start(uri) as run:
+        run.log_epoch({"loss": float("nan"), "score": 0.5}, 0)
+        run.log_metrics({"auc": None, "bound": float("inf")})
+    found = look(uri, run.run_id)
+    assert found.data.metrics == {"score": 0.5}
+    assert found.data.tags["metrics.not_finite"] == "auc, bound, loss"
+
+
+def test_system_metrics_arrive(uri: str) -> None:
+    os.environ["MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"] = "0.05"
+    with start(uri) as run:
+        for _ in range(100):
+            time.sleep(0.05)
+            if any(name.startswith("system/cpu") for name in look(uri, run.run_id).data.metrics):
+                break
+    assert "system/cpu_utilization_percentage" in look(uri, run.run_id).data.metrics
+
+
+def test_samples_of_the_system_grow_rarer_as_a_run_grows_older(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with start(uri) as run:
+        run.log_epoch({"loss": 1.0}, 0)
+        assert run._monitor.sampling_interval == 1.0
+        run._started -= 600
+        run.log_epoch({"loss": 1.0}, 1)
+        assert run._monitor.sampling_interval == pytest.approx(20, rel=0.05)
+        run._monitor.sampling_interval = 0.0  # so that the thread ends now
+        run._started -= 86400
+        run.log_epoch({"loss": 1.0}, 2)
+        assert run._monitor.sampling_interval == 60
+
+
+def test_files_go_beside_the_database(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("<p>")
+    with start(uri) as run:
+        run.log_text("text", "a/b.txt")
+        run.log_dict({"x": 1}, "c.json")
+        run.log_file(tmp_path / "report.html")
+    assert artifact(uri, run.run_id, "a/b.txt").read_text() == "text"
+    assert artifact(uri, run.run_id, "c.json").exists()
+    assert artifact(uri, run.run_id, "report.html").exists()
+
+
+def test_a_table_logged_again_replaces_the_first(uri: str) -> None:
+    with start(uri) as run:
+        run.log_table(pd.DataFrame({"video_id": ["a"], "score": [0.1]}), "predictions.json")
+        run.log_table([{"video_id": "走", "score": None}], "predictions.json")
+    table = json.loads(artifact(uri, run.run_id, "predictions.json").read_text())
+    assert table == {"columns": ["video_id", "score"], "data": [["走", None]]}
+    shown = json.loads(look(uri, run.run_id).data.tags["mlflow.loggedArtifacts"])
+    assert shown == [{"path": "predictions.json", "type": "table"}]
+
+
+def test_a_table_that_mlflow_cannot_show_is_refused(uri: str) -> None:
+    with start(uri) as run, pytest.raises(ValueError, match=r"'predictions\.csv'; expected a name that ends in \.json"):
+        run.log_table([{"a": 1}], "predictions.csv")
+
+
+def test_a_figure_arrives_whatever_its_letters(uri: str) -> None:
+    figure = Figure()
+    figure.subplots().set_title("走る")
+    with start(uri) as run:
+        run.log_figure(figure, "figures/confusion.png")
+    assert artifact(uri, run.run_id, "figures/confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_videos_table_is_recorded_with_a_digest_of_every_row(uri: str) -> None:
+    table = pd.DataFrame({"video_id": ["a.mp4", "b.mp4"], "label": ["x", ""]})
+    with start(uri) as run:
+        run.log_dataset(table, "artifacts/demo/videos.csv", "demo", "training")
+        run.log_dataset(table.assign(label=["x", "y"]), "artifacts/demo/videos.csv", "demo", "test")
+    inputs = {entry.tags[0].value: entry.dataset for entry in look(uri, run.run_id).inputs.dataset_inputs}
+    assert set(inputs) == {"training", "test"}
+    assert inputs["training"].name == "demo"
+    assert inputs["training"].digest != inputs["test"].digest
+
+
+def test_a_refused_value_is_said_and_the_rest_goes_on(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with start(uri) as run:
+        run.set_tags({"what?": 1})
+        run.log_metrics({"score": 0.5})
+    assert "not logged: Invalid value" in capsys.readouterr().err
+    assert look(uri, run.run_id).data.metrics == {"score": 0.5}
+
+
+# How a run ends
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("x"), "FAILED"),
+        (SystemExit(2), "FAILED"),
+        (SystemExit("message"), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (SystemExit(143), "KILLED"),
+        (SystemExit(0), "FINISHED"),
+    ],
+)
+def test_a_run_says_how_it_ended(uri: str, error: BaseException, status: str) -> None:
+    with pytest.raises(type(error)), start(uri) as run:  # noqa: PT012
+        assert look(uri, run.run_id).info.status == "RUNNING"
+        raise error
+    assert look(uri, run.run_id).info.status == status
+
+
+def test_a_training_goes_on_as_the_same_run(uri: str) -> None:
+    with start(uri) as training:
+        training.log_metrics({"val": 0.7, "lost": None})
+    with Run.resume(training.run_id, uri, experiment="demo", name="clip-fold1") as evaluation:
+        assert look(uri, training.run_id).info.status == "RUNNING"
+        evaluation.log_metrics({"test/video/top1": 0.9, "auc": None})
+    found = look(uri, training.run_id)
+    assert evaluation.run_id == training.run_id
+    assert found.info.status == "FINISHED"
+    assert found.data.metrics == {"val": 0.7, "test/video/top1": 0.9}
+    assert found.data.tags["metrics.not_finite"] == "auc, lost"
+
+
+def test_a_run_that_is_gone_is_replaced(uri: str) -> None:
+    import mlflow
+
+    with start(uri) as deleted:
+        pass
+    mlflow.MlflowClient(uri).delete_run(deleted.run_id)
+    for missing in (deleted.run_id, "0123456789abcdef0123456789abcdef"):
+        with Run.resume(missing, uri, experiment="demo", name="clip-fold1") as run:
+            assert run.run_id != missing
+        assert look(uri, run.run_id).data.tags["replaces_run"] == missing
+    with Run.resume(None, uri, experiment="demo", name="clip-fold1") as run:
+        assert run.on
+
+
+# Tracking that is away
+
+
+def use_everything(run: Run, folder: Path) -> None:
+    run.log_epoch({"loss": 1.0}, 0)
+    run.log_metrics({"loss": None})
+    run.set_tags({"a": 1})
+    run.log_table([{"a": 1}], "t.json")
+    run.log_figure(Figure(), "f.png")
+    run.log_text("x", "t.txt")
+    run.log_dict({}, "d.json")
+    run.log_file(folder)
+    run.log_dataset(pd.DataFrame({"a": ["1"]}), "s", "n", "test")
+    assert run.log_model(folder, feature_size=1, num_classes=2, per_step=False) is None
+
+
+def test_tracking_can_be_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with start("off", lr=0.1) as run:
+        use_everything(run, tmp_path)
+    with Run.resume("x", "off", experiment="demo", name="n") as resumed:
+        assert resumed.run_id is None
+    assert run.run_id is None
+    assert capsys.readouterr().err == ""
+
+
+def test_a_server_that_is_away_is_reported_once_and_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    before = time.monotonic()
+    with start(f"http://me:secret@127.0.0.1:{port}") as run:
+        use_everything(run, tmp_path)
+    assert time.monotonic() - before < 5
+    assert run.run_id is None
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert f"http://127.0.0.1:{port}: no answer from the server" in lines[0]
+    assert "secret" not in lines[0]
+
+
+def test_a_server_lost_in_the_middle_is_reported_once(
+    uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import mlflow
+
+    def fail(*_: object, **__: object) -> None:
+        raise mlflow.MlflowException("API request failed")
+
+    with start(uri) as run:
+        monkeypatch.setattr(mlflow.MlflowClient, "log_batch", fail)
+        use_everything(run, tmp_path)
+        assert run.run_id
+        assert not run.on
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_mistakes_of_our_own_are_not_hidden(uri: str) -> None:
+    with pytest.raises(TypeError), start(uri) as run:
+        run.log_figure("no figure", "f.png")  # type: ignore[arg-type]
+    assert look(uri, run.run_id).info.status == "FAILED"
+
+
+@pytest.mark.slow
+def test_a_server_that_never_answers_costs_less_than_ten_seconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        before = time.monotonic()
+        with start(f"http://127.0.0.1:{silent.getsockname()[1]}") as run:
+            use_everything(run, tmp_path)
+        assert time.monotonic() - before < 10
+    assert "no answer from the server" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_server_that_falls_silent_costs_less_than_ten_seconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer_once, args=[server], daemon=True).start()
+        before = time.monotonic()
+        with start(f"http://127.0.0.1:{server.getsockname()[1]}") as run:
+            use_everything(run, tmp_path)
+        assert 7 < time.monotonic() - before < 10
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def answer_once(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    connection.recv(4096)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nOK")
+    connection.close()
+
+
+# Several at once
+
+STARTS = """
+import sys, time
+from pathlib import Path
+from pipeline.tracking import Run, tracking_uri
+gate = Path(sys.argv[1])
+(gate / sys.argv[2]).touch()
+while len(list(gate.iterdir())) < 3: time.sleep(0.01)
+with Run.start("demo", sys.argv[2], {}, {}, tracking_uri(Path(sys.argv[3]))) as run:
+    for epoch in range(20): run.log_epoch({"loss": float(epoch)}, epoch)
+sys.exit(0 if run.run_id else 1)
+"""
+
+
+@pytest.mark.slow
+def test_several_first_starts_at_once(tmp_path: Path) -> None:
+    gate, root = tmp_path / "gate", tmp_path / "root"
+    gate.mkdir()
+    arguments = [sys.executable, "-P", "-c", STARTS, str(gate)]
+    started = [subprocess.Popen([*arguments, name, str(root)]) for name in ("a", "b", "c")]
+    assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    experiment = client.get_experiment_by_name("demo")
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.run_name: run.info.status for run in runs} == dict.fromkeys("abc", "FINISHED")
+    assert [len(client.get_metric_history(run.info.run_id, "loss")) for run in runs] == [20, 20, 20]
+
+
+# Models
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> Callable[[str], Model]:
+    def make(task: str) -> Model:
+        torch.manual_seed(0)
+        sizes: dict[str, Any] = {"feature_size": 5, "cell": "lstm", "hidden_size": 4, "num_layers": 1}
+        sizes |= {"bidirectional": False, "input_dropout": 0.0, "dropout": 0.5}
+        background = "idle" if task == "frame" else None
+        view = View(fps=10.0, short_side=96, crop=96)
+        spec = ModelSpec(task, ("idle", "走る"), background, "mean", sizes, view, "any", "key", {})  # type: ignore[arg-type]
+        (tmp_path / "backbone.safetensors").write_bytes(b"not read here")
+        model = Model(spec, RecurrentClassifier(num_classes=2, **sizes), tmp_path / f"{task} model")
+        save_model(tmp_path / f"{task} model", model, tmp_path / "backbone.safetensors")
+        return model
+
+    return make
+
+
+@pytest.mark.parametrize(("task", "shapes"), [("clip", [(3, 2), (1, 2)]), ("frame", [(3, 7, 2), (1, 40, 2)])])
+def test_a_logged_model_loads_without_pickle_and_takes_any_length(
+    uri: str, make_model: Callable[[str], Model], task: str, shapes: list[tuple[int, ...]]
+) -> None:
+    import mlflow
+
+    model = make_model(task)
+    assert model.folder
+    with start(uri, lr=0.1) as run:
+        run.log_epoch({"val_loss": 0.9}, 0)
+        run.log_epoch({"val_loss": 0.4}, 1)
+        name = run.log_model(model.folder, feature_size=5, num_classes=2, per_step=task == "frame", epoch=1)
+        assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert name
+
+    client = mlflow.MlflowClient(uri)
+    (logged,) = client.search_logged_models([look(uri, run.run_id).info.experiment_id])
+    assert (logged.status, logged.source_run_id, logged.params) == ("READY", run.run_id, {"lr": "0.1"})
+    assert [(metric.key, metric.value) for metric in logged.metrics] == [("val_loss", 0.4)]
+    folder = Path(client.list_logged_model_artifacts(logged.model_id)[0].path)
+    assert not list(folder.rglob("*.pkl"))
+
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    with trackingstore.current(uri):
+        loaded = mlflow.pyfunc.load_model(name)
+    for (batch, steps), shape in zip([(3, 7), (1, 40)], shapes, strict=True):
+        features = np.random.default_rng(0).normal(size=(batch, steps, 5)).astype(np.float32)
+        scores = loaded.predict(features)
+        assert scores.shape == shape
+        np.testing.assert_allclose(scores, [model.predict_features(video) for video in features], atol=1e-6)
+    with pytest.raises(mlflow.MlflowException, match="shape"):
+        loaded.predict(np.zeros((1, 7, 6), np.float32))
+
+
+def test_a_model_can_be_registered(uri: str, make_model: Callable[[str], Model]) -> None:
+    import mlflow
+
+    folder = make_model("clip").folder
+    assert folder
+    with start(uri) as run:
+        run.log_model(folder, feature_size=5, num_classes=2, per_step=False, registered_name="demo-clip")
+    (version,) = mlflow.MlflowClient(uri, uri).search_model_versions("name='demo-clip'")
+    assert (version.version, version.run_id) in [(1, run.run_id), ("1", run.run_id)]
+
+
+def test_serving_refuses_a_damaged_folder(make_model: Callable[[str], Model]) -> None:
+    from mlflow.pyfunc.model import PythonModelContext
+
+    from pipeline.serving import RecognizerModel
+
+    folder = make_model("clip").folder
+    assert folder
+    (folder / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(ModelError, match="SHA-256 is not the one"):
+        RecognizerModel().load_context(PythonModelContext({"model": str(folder)}, None))
