@@ -52,11 +52,13 @@ def sweep(folder: Path) -> None:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file in UTF-8 with "\\n" line ends; None is an empty cell, names that are no UTF-8 keep their bytes."""
+    """Write CSV in UTF-8 with "\\n" line ends; None is an empty cell, names that are no UTF-8 keep their bytes."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+        # Without quotes a "\r", which macOS puts into names, would end the row on reading.
+        writer = csv.writer(f, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+        quoted = csv.writer(f, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        for row in [columns, *rows]:
+            (quoted if any("\r" in str(cell) for cell in row) else writer).writerow(row)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,12 +8,11 @@ frame rates are drawn without looking at the class.
 The only module beside `pipeline.video` that imports av: it encodes.
 """
 
-import csv
 import hashlib
-import io
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -28,6 +27,7 @@ import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
 from pipeline.errors import DataError
+from pipeline.files import TEMPORARY_SUFFIX, replacing, write_table, write_text
 from pipeline.synthetic_pose import draw_person
 from pipeline.synthetic_scene import SCENES
 from pipeline.synthetic_video import CLASSES, draw_video, generator, plan_clip, plan_recording
@@ -35,8 +35,8 @@ from pipeline.synthetic_video import CLASSES, draw_video, generator, plan_clip, 
 Image = npt.NDArray[np.uint8]
 
 GENERATOR_VERSION = 1  # raised when the same seed draws other pictures
-FINE_TICKS = 90_000  # ticks a second for irregular times
-COMMIT_FILE, PROGRESS_FILE, TEMPORARY = "dataset.json", ".drawing.json", ".tmp-"
+FINE_TICKS = 60_000  # ticks a second for irregular times: a multiple of the usual rates, and MPEG-4 allows up to 65535
+COMMIT_FILE, PROGRESS_FILE = "dataset.json", ".drawing.json"
 
 # Options per codec: lossless, or lossy with every frame coded by itself, so that decoding a video played backwards
 # gives the same pictures in reverse order. bitexact: no encoder name or date in the file.
@@ -45,7 +45,10 @@ LOSSLESS: dict[str, dict[str, str]] = {
     "libx264rgb": {"qp": "0", "preset": "ultrafast"},
     "ffv1": {},
 }
-LOSSY = {"libx264": {"qp": "29", "preset": "superfast", "g": "1", "tune": "zerolatency"}, "mpeg4": {"g": "1"}}
+LOSSY = {
+    "libx264": {"qp": "29", "preset": "superfast", "g": "1", "tune": "zerolatency"},
+    "mpeg4": {"qmin": "4", "qmax": "4", "g": "1"},
+}
 PIXEL_FORMATS = {"libx264": "yuv420p", "libx264rgb": "rgb24", "ffv1": "bgr0", "mpeg4": "yuv420p"}
 
 
@@ -58,22 +61,23 @@ def write_video(
     codec: str = "libx264",
     lossless: bool = True,
     rotation_degrees: int = 0,
+    container_format: str | None = None,
 ) -> Path:
     """Writes frames to a video file, in one thread and without dates, so equal input gives equal bytes.
 
-    path: its suffix chooses the container (.mp4, .mkv, .avi, .mov, .ts).
+    path: its suffix chooses the container (.mp4, .mkv, .avi, .mov, .ts), unless `container_format` names one.
     frames: upright `(H, W, 3) uint8` RGB, all of one size, at least one.
     fps: rate when `pts_seconds` is None; otherwise only the last frame's duration, 1/fps.
-    pts_seconds: presentation time of each frame, increasing, one per frame, kept to 1/90000 s (Matroska: to 1 ms).
+    pts_seconds: presentation time of each frame, increasing, one per frame, kept to 1/60000 s (Matroska: to 1 ms).
     codec: libx264 or mpeg4 (stored as yuv420p: even sides), libx264rgb or ffv1 (stored as RGB).
     lossless: libx264 keeps every value of the yuv420p picture, libx264rgb and ffv1 every RGB value; mpeg4 cannot.
         When False, every frame is coded by itself at a constant quantiser.
     rotation_degrees: 0, 90, 180 or 270. The pictures are stored turned anticlockwise by it and the file says that
         they must be turned clockwise by it (.mp4, .mov): a player shows `frames` as they were given.
 
-    Returns the path. Raises ValueError for frames, times or options that do not fit.
+    Returns the path. Raises ValueError for frames, times or options that do not fit; a file begun by then is left.
     """
-    target = Path(path)
+    target = Path(path).absolute()  # a colon in a relative name would be taken for a protocol
     options = (LOSSLESS if lossless else LOSSY).get(codec)
     if options is None:
         possible = ", ".join(LOSSLESS if lossless else LOSSY)
@@ -85,11 +89,13 @@ def write_video(
     last_duration = 1 if pts_seconds is None else max(1, round(FINE_TICKS / fps))
     ticks = None if pts_seconds is None else [round(seconds * FINE_TICKS) for seconds in pts_seconds]
     if ticks is not None and any(late <= early for early, late in pairwise(ticks)):
-        raise ValueError("pts_seconds must increase from frame to frame, by at least 1/90000 s")
+        raise ValueError("pts_seconds must increase from frame to frame, by at least 1/60000 s")
     reformatter = VideoReformatter()
     shape: tuple[int, ...] = ()
     count = 0
-    with av.open(os.fspath(target), "w", container_options={"fflags": "+bitexact"}) as container:
+    with av.open(
+        os.fspath(target), "w", format=container_format, container_options={"fflags": "+bitexact"}
+    ) as container:
         stream = container.add_stream(codec, rate=rate, options={**options, "threads": "1", "flags": "+bitexact"})
         assert isinstance(stream, av.VideoStream)  # every codec of PIXEL_FORMATS is
         stream.thread_count = 1
@@ -119,9 +125,8 @@ def write_video(
             if shape:
                 yield from stream.encode(None)
 
-        held: "av.Packet[av.VideoStream] | None" = (
-            None  # the last packet's duration is the last frame's; no later time tells it
-        )
+        # One packet is held back: the last one's duration is the last frame's, and no later time tells it.
+        held: av.Packet[av.VideoStream] | None = None
         for packet in packets():
             if held is not None:
                 container.mux(held)
@@ -186,16 +191,18 @@ def draw_dataset(
     end_seconds, label; recordings only, seconds from the first frame, rests have no row) and, last, `dataset.json`.
     Equal seed and counts give equal bytes, whatever the number of workers. An interrupted run goes on where it stopped.
 
-    workers: processes that draw; None: one per usable core; 1: none beside this one.
+    workers: processes that draw; None: one per usable core; 1: none beside this one. More than one are started afresh
+        ("spawn"), so a script that calls this needs the usual `if __name__ == "__main__":`.
     progress: called with (videos done, videos in all) after every video.
 
     Raises DataError when a count is out of range, the folder holds videos that are not of this data set, or a worker
     process dies.
     """
-    if not (1 <= num_people <= 999 and 1 <= clips_per_class <= 26 and seed >= 0):
+    workers = workers if workers is not None else _usable_cores()
+    if not (1 <= num_people <= 999 and 1 <= clips_per_class <= 26 and seed >= 0 and workers >= 1):
         raise DataError(
-            f"demo data set of seed {seed}, {num_people} people, {clips_per_class} clips per class; "
-            "expected a seed of 0 or more, 1 to 999 people, 1 to 26 clips"
+            f"demo data set of seed {seed}, {num_people} people, {clips_per_class} clips per class, {workers} workers; "
+            "expected a seed of 0 or more, 1 to 999 people, 1 to 26 clips, at least 1 worker"
         )
     identity = {
         "generator_version": GENERATOR_VERSION,
@@ -204,23 +211,23 @@ def draw_dataset(
         "clips_per_class": clips_per_class,
     }
     names = _video_names(num_people, clips_per_class)
-    tables = {"videos.csv": _videos_table(names), "segments.csv": _segments_table(names, seed)}
-    if _holds(folder / COMMIT_FILE, identity) and all((folder / name).is_file() for name in (*names, *tables)):
+    files = (*names, "videos.csv", "segments.csv")
+    if _holds(folder / COMMIT_FILE, identity) and all((folder / name).is_file() for name in files):
         return folder
     _prepare(folder, identity, names)
     missing = [name for name in names if not (folder / name).is_file()]
     done = len(names) - len(missing)
-    for _ in _drawn(folder, seed, missing, workers or _usable_cores()):
+    for _ in _drawn(folder, seed, missing, workers):
         done += 1
         if progress is not None:
             progress(done, len(names))
-    for name, text in tables.items():
-        _write_text(folder / name, text)
+    write_table(folder / "videos.csv", ("path", "label", "person"), ((name, *names[name]) for name in names))
+    write_table(folder / "segments.csv", ("path", "start_seconds", "end_seconds", "label"), _segments(names, seed))
     total = hashlib.sha256()
-    for name in (*names, *tables):
+    for name in files:
         total.update(hashlib.sha256((folder / name).read_bytes()).digest())
     counts = {"num_clips": sum(name.startswith("clips/") for name in names), "num_recordings": num_people}
-    _write_text(folder / COMMIT_FILE, _as_json({**identity, **counts, "sha256": total.hexdigest()}))
+    write_text(folder / COMMIT_FILE, _as_json({**identity, **counts, "sha256": total.hexdigest()}))
     (folder / PROGRESS_FILE).unlink(missing_ok=True)
     return folder
 
@@ -237,33 +244,15 @@ def _video_names(num_people: int, clips_per_class: int) -> dict[str, tuple[str, 
     return dict(sorted(names.items()))
 
 
-def _videos_table(names: dict[str, tuple[str, str]]) -> str:
-    return _as_csv([("path", "label", "person"), *((name, *values) for name, values in names.items())])
-
-
-def _segments_table(names: dict[str, tuple[str, str]], seed: int) -> str:
-    rows: list[tuple[str, ...]] = [("path", "start_seconds", "end_seconds", "label")]
+def _segments(names: dict[str, tuple[str, str]], seed: int) -> Iterator[tuple[str, ...]]:
     for name, (label, _) in names.items():
         if not label:
             for start, end, action in plan_recording(generator(seed, name)).segments:
-                rows.append((name, f"{start:.3f}", f"{end:.3f}", action))
-    return _as_csv(rows)
-
-
-def _as_csv(rows: Iterable[tuple[str, ...]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+                yield name, f"{start:.3f}", f"{end:.3f}", action
 
 
 def _as_json(value: dict[str, object]) -> str:
     return json.dumps(value, indent=2) + "\n"
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    temporary.replace(path)
 
 
 def _holds(path: Path, identity: dict[str, int]) -> bool:
@@ -278,8 +267,8 @@ def _prepare(folder: Path, identity: dict[str, int], names: dict[str, tuple[str,
     """Leaves in the folder only finished videos of this very data set, and a note that it is being drawn."""
     for part in ("clips", "recordings"):
         for path in sorted((folder / part).rglob("*")):
-            if path.name.startswith(TEMPORARY):
-                path.unlink()
+            if path.name.startswith(".") and path.name.endswith(TEMPORARY_SUFFIX):
+                path.unlink()  # of a run that was killed; it would count as a broken video of the data set
             elif path.is_file() and path.relative_to(folder).as_posix() not in names:
                 raise DataError(
                     f"{path}: not a video of this data set ({identity}); draw into another folder, or empty this one"
@@ -287,9 +276,7 @@ def _prepare(folder: Path, identity: dict[str, int], names: dict[str, tuple[str,
     current = _holds(folder / PROGRESS_FILE, identity) or _holds(folder / COMMIT_FILE, identity)
     for path in [folder / COMMIT_FILE, *(folder / name for name in names if not current)]:
         path.unlink(missing_ok=True)
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    _write_text(folder / PROGRESS_FILE, _as_json({**identity}))
+    write_text(folder / PROGRESS_FILE, _as_json({**identity}))
 
 
 def _usable_cores() -> int:
@@ -302,9 +289,8 @@ def _drawn(folder: Path, seed: int, names: list[str], workers: int) -> Iterator[
             yield _draw_file(folder, seed, name)
         return
     # spawn: a forked copy of a process that holds threads (torch, av) can hang.
-    pool = ProcessPoolExecutor(
-        min(workers, len(names)), multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-    )
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(names)), context, initializer=_start_worker)
     try:
         for job in as_completed([pool.submit(_draw_file, folder, seed, name) for name in names]):
             yield job.result()
@@ -316,20 +302,33 @@ def _drawn(folder: Path, seed: int, names: list[str], workers: int) -> Iterator[
         pool.shutdown(cancel_futures=True)
 
 
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Workers of a process that was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _draw_file(folder: Path, seed: int, name: str) -> str:
     path = folder / name
     rng = generator(seed, name)
     person = draw_person(generator(seed, path.stem.split("_")[0]), tuple(SCENES))
     plan = plan_clip(path.parent.name, rng) if name.startswith("clips/") else plan_recording(rng)
     video = draw_video(plan, person, rng)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    write_video(
-        temporary,
-        video.frames,
-        fps=video.fps,
-        pts_seconds=video.pts_seconds,
-        lossless=False,
-        rotation_degrees=video.rotation_degrees,
-    )
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        write_video(
+            temporary,
+            video.frames,
+            fps=video.fps,
+            pts_seconds=video.pts_seconds,
+            lossless=False,
+            rotation_degrees=video.rotation_degrees,
+            container_format="mp4",
+        )
     return name

@@ -149,7 +149,7 @@ def _draw_arm(canvas: Canvas, person: Person, shoulder: complex, upper: float, f
 
 
 def _draw_leg(canvas: Canvas, person: Person, hip: complex, ankle: complex, factor: float) -> None:
-    bone = person.leg / 2 + 0.004
+    bone = person.leg / 2 + 0.001
     knee = _knee(hip, ankle, bone)
     width = 0.086 * math.sqrt(person.girth)
     skin, cloth = shade(person.skin, 0.5 + factor / 2), shade(person.bottom, factor)
@@ -221,6 +221,7 @@ def _draw_head(canvas: Canvas, person: Person, neck: complex, center: complex, a
     canvas.disc(center, r, person.skin)
     canvas.disc(center + 0.99 * r * front - 0.14 * r * up, 0.15 * r, person.skin)  # nose
     if person.hair_style == "cap":
+        canvas.sector(center, 1.05 * r, angle - 2.4, angle - 1.2, person.hair)
         canvas.sector(center + 0.12 * r * up, 1.07 * r, angle - 1.62, angle + 1.5, person.top)
         brim = center + 0.2 * r * up
         canvas.line(brim + 0.75 * r * front, brim + 1.35 * r * front, 0.2 * r, shade(person.top, 0.75))

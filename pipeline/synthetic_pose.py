@@ -103,7 +103,7 @@ def _deg(*angles: float) -> tuple[float, ...]:
     return tuple(math.radians(angle) for angle in angles)
 
 
-FEET = (complex(-0.05, ANKLE), complex(0.055, ANKLE + 0.012))  # the far foot stands a little higher in the picture
+FEET = (complex(-0.05, ANKLE), complex(0.055, ANKLE + 0.008))  # the far foot stands a little higher in the picture
 LEAN, NEAR_UPPER, NEAR_FORE, FAR_UPPER, FAR_FORE = _deg(2, -6, 4, 8, 20)
 
 

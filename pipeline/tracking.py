@@ -345,7 +345,7 @@ class Run:
                     warnings.simplefilter("ignore", kind)
                 yield
         except troubles as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())[:200]
             if self.run_id and getattr(error, "error_code", None) in REFUSALS:
                 self._say(f"not logged: {reason}")
             else:

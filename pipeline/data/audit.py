@@ -15,25 +15,23 @@ def check_folds(
 ) -> None:
     """Refuse folds that cannot be trained and tested on; raises DataError naming the fold and the classes.
 
-    Every side must hold a video. Each class must have a labelled training video when any video has a label, and a
-    training segment when there are segments.
+    Every side must hold a video. Each class must have a labelled training video, or a training segment where no video
+    has a label. Where videos have labels and others have segments, the audit counts the classes without a segment.
     """
     videos, segments = list(videos), list(segments)
     for number, fold in enumerate(folds, start=1):
         for side in SIDES:
             if side not in fold.values():
                 raise DataError(f"splits: fold {number} has no {side} video; change the splits in the card")
-        found = {"video": Counter(v.label for v in videos if v.label and fold.get(v.video_id) == "train")}
-        found["segment"] = Counter(s.label for s in segments if fold.get(s.video_id) == "train")
-        used = {"video": any(v.label for v in videos if v.video_id in fold), "segment": bool(segments)}
-        for what, counts in found.items():
-            missing = [name for name in classes if not counts[name]]
-            if used[what] and missing:
-                raise DataError(
-                    f"splits: fold {number} has no training {what} of {len(missing)} class(es), "
-                    f"{', '.join(missing[:10])}; add some, change the splits in the card, "
-                    "or take the class out of classes.txt"
-                )
+        labels = Counter(v.label for v in videos if v.label and fold.get(v.video_id) == "train")
+        actions = Counter(s.label for s in segments if fold.get(s.video_id) == "train")
+        what, counts = ("video", labels) if any(v.label for v in videos) else ("segment", actions)
+        if missing := [name for name in classes if not counts[name]]:
+            raise DataError(
+                f"splits: fold {number} has no training {what} of {len(missing)} class(es), "
+                f"{', '.join(missing[:10])}; add some, change the splits in the card, "
+                "or take the class out of classes.txt"
+            )
 
 
 def count_fold(number: int, fold: Fold, videos: Iterable[Video], segments: Iterable[Segment]) -> dict[str, Any]:
@@ -152,14 +150,17 @@ def _rejected_lines(rejected: Sequence[Video], segments: Sequence[Segment]) -> l
 
 
 def _absent_lines(counts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Classes that a fold trains on but does not validate or test."""
-    return [
-        f"fold {fold['fold']}: no {side} {what} of {', '.join(absent[:10])}"
-        for fold in counts
-        for side in ("val", "test")
-        for what, field in (("video", "classes"), ("segment", "segments"))
-        if (absent := [name for name in fold["train"][field] if name not in fold[side][field]])
-    ]
+    """Classes that one side of a fold lacks and another has, by labelled videos and by segments apart."""
+    lines = []
+    for fold in counts:
+        labels, actions = ({name for side in SIDES for name in fold[side][key]} for key in ("classes", "segments"))
+        known = {"classes": labels, "segments": actions | labels if actions else set()}
+        for side in SIDES:
+            for what, key in (("labelled video", "classes"), ("segment", "segments")):
+                absent = sorted(known[key] - set(fold[side][key]))
+                if absent:
+                    lines.append(f"fold {fold['fold']}: no {side} {what} of {', '.join(absent[:10])}")
+    return lines
 
 
 def _first(lines: Iterable[str], shown: int = 5) -> list[str]:

@@ -16,8 +16,9 @@ from pipeline.data.cards import Card, Dataset, ListSplits
 from pipeline.data.groups import GroupRule, assign_groups, by_column, by_list, by_pattern, read_headed_list
 from pipeline.data.labels import frame_classes
 from pipeline.data.scan import ReadHeader, scan_media
-from pipeline.data.tables import Segment, Split, Video, refuse, replacing, write_rows
+from pipeline.data.tables import Segment, Split, Video, refuse, write_rows
 from pipeline.errors import DataError, LeakError
+from pipeline.files import write_text
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,8 @@ def write_index(index: Index, folder: Path | str) -> None:
     write_rows(folder / "videos.csv", Video, index.videos)
     write_rows(folder / "segments.csv", Segment, index.segments)
     write_rows(folder / "splits.csv", Split, index.splits)
-    with replacing(folder / "audit.json") as temporary:
-        # ASCII, because a file name may hold bytes that are no UTF-8.
-        temporary.write_text(json.dumps(index.audit, indent=2) + "\n", encoding="ascii")
+    # In ASCII, which JSON can always be: a file name may hold bytes that are no UTF-8.
+    write_text(folder / "audit.json", json.dumps(index.audit, indent=2) + "\n")
 
 
 def _own_tables(card: Card) -> set[str]:
@@ -196,7 +196,7 @@ def _listed_folds(
         missing = [video_id for video_id in fold if video_id not in present]
         if len(missing) == len(fold):
             raise DataError(
-                f"{media}: holds none of the {len(fold)} videos listed for fold {number}, {missing[:1]} first"
+                f"{media}: holds none of the {len(fold)} videos listed for fold {number}, e.g. {missing[:1]}"
             )
         if missing:
             notes.append(

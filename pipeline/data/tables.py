@@ -1,4 +1,4 @@
-"""The tables of a data set: `videos.csv`, `segments.csv`, `splits.csv`, `decoded.csv`.
+"""The tables of a data set: `videos.csv`, `segments.csv`, `splits.csv`.
 
 Rows are typed, and checked when read and when written. The files are CSV in UTF-8 with a header and "\\n" line ends;
 every value is text until its column says otherwise, so a class named `NA` or `007` stays what it is. File names that
@@ -7,15 +7,14 @@ are no valid UTF-8 survive (surrogate escapes).
 
 import csv
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_type_hints
 
 from pipeline.errors import DataError
+from pipeline.files import replacing
 
 Status = Literal["ok", "rejected"]
 Side = Literal["train", "val", "test"]
@@ -90,31 +89,7 @@ class Split:
         return None if self.fold >= 1 else f"fold is {self.fold}; folds count from 1"
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A row of `decoded.csv`: what decoding a usable file of `videos.csv` from end to end has shown.
-
-    status: `ok`; `damaged`, with a readable part; `rejected`, without a usable frame; reason: why, "" when ok.
-    num_frames: decoded ones. width, height: upright, in pixels. duration_seconds: first to last frame, None if unknown.
-    """
-
-    video_id: str
-    sha256: str
-    status: Literal["ok", "damaged", "rejected"]
-    reason: str
-    num_frames: int
-    width: int
-    height: int
-    duration_seconds: float | None
-
-    def problem(self) -> str | None:
-        """What is wrong with this row by itself, or None."""
-        if (self.status == "ok") != (self.reason == ""):
-            return f"status is {self.status!r} with reason {self.reason!r}; expected a reason exactly when not ok"
-        return None
-
-
-Row = TypeVar("Row", Video, Segment, Split, Decoded)
+Row = TypeVar("Row", Video, Segment, Split)
 
 
 def read_videos(path: Path | str) -> list[Video]:
@@ -130,11 +105,6 @@ def read_segments(path: Path | str) -> list[Segment]:
 def read_splits(path: Path | str) -> list[Split]:
     """Rows of `splits.csv` in the file's order; raises DataError naming the file and the row of every problem."""
     return _read(Path(path), Split)
-
-
-def read_decoded(path: Path | str) -> list[Decoded]:
-    """Rows of `decoded.csv` in the file's order; raises DataError naming the file and the row of every problem."""
-    return _read(Path(path), Decoded)
 
 
 def write_rows(path: Path | str, kind: type[Row], rows: Iterable[Row]) -> None:
@@ -202,20 +172,6 @@ def refuse(path: Path, problems: list[str]) -> None:
     shown = problems[:MAX_PROBLEMS_SHOWN]
     more = f"  |  and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
     raise DataError(f"{path} has {len(problems)} problem(s): " + "  |  ".join(shown) + more)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place when the block ends well, so a file is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path, kind: type[Row]) -> list[Row]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from pipeline.errors import DataError
 
@@ -21,8 +20,7 @@ def clip_metrics(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
       top5 only with more than 5 classes.
     - mean_class_accuracy: mean of the recalls; macro_f1: mean of 2 tp / (2 tp + fp + fn). Both over the classes that
       have videos here, and only those: a class nobody could get right does not lower the score.
-    - auc (K = 2 only): area under the ROC curve, the last class being the positive one, ties counting one half;
-      nan when all videos are of one class.
+    - auc (K = 2 only): see `auc`; the last class is the positive one.
     - ece: expected calibration error, Guo et al. 2017, eq. 3: the mean of |accuracy - mean confidence| over 15 bins
       (see `reliability`), weighted by the videos in the bin.
     - nll: mean of -log(probability of the true class) in nats, probabilities clipped at the smallest step of a float64
@@ -45,7 +43,7 @@ def clip_metrics(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     metrics["mean_class_accuracy"] = float(np.mean(right[present] / support[present]))
     metrics["macro_f1"] = float(np.mean(2 * right[present] / (support + confusion.sum(axis=0))[present]))
     if num_classes == 2:
-        metrics["auc"] = float(roc_auc_score(labels, probs[:, 1])) if present.all() else float("nan")
+        metrics["auc"] = auc(probs[:, 1], labels == 1)
     metrics["ece"] = sum(
         row["count"] / num_videos * abs(row["accuracy"] - row["mean_confidence"])
         for row in reliability(probs, labels)
@@ -73,6 +71,21 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int
         )
     flat = np.bincount(labels * num_classes + predicted, minlength=num_classes * num_classes)
     return flat.reshape(num_classes, num_classes)
+
+
+def auc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the ROC curve: the share of (positive, negative) pairs in which the positive scores higher.
+
+    scores: `(N,)` float; positive: `(N,)` bool. A pair of equal scores counts one half; nan without any pair.
+
+    >>> auc(np.array([0.9, 0.4, 0.4]), np.array([True, True, False]))
+    0.75
+    """
+    above, below = scores[positive], np.sort(scores[~positive])
+    if len(above) == 0 or len(below) == 0:
+        return float("nan")
+    won = np.searchsorted(below, above, side="left") + np.searchsorted(below, above, side="right")
+    return float(won.sum() / (2 * len(above) * len(below)))
 
 
 def per_class_table(

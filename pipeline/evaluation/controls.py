@@ -13,13 +13,12 @@ import numpy as np
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
+from pipeline.data.labels import IGNORED
 from pipeline.errors import DataError
 from pipeline.evaluation.clip_metrics import check_labels
-from pipeline.evaluation.frame_metrics import IGNORED
 
-FRAMES_PER_VIDEO = (
-    8  # neighbouring frames are near copies: more of them cost time and teach a single-frame model little
-)
+# Neighbouring frames are near copies: more of them cost time and teach a single-frame model little.
+FRAMES_PER_VIDEO = 8
 MAX_TRAINING_FRAMES = 20_000  # 160 MB at D = 2048, seconds to fit
 
 # Inverse strength of the L2 penalty, times D: with C = 10 / D the penalty does not grow with the number of standardised

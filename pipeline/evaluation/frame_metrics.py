@@ -3,8 +3,8 @@
 Edit score and F1@k as in Lea et al. 2017, "Temporal Convolutional Networks for Action Segmentation and Detection", and
 in the evaluation of MS-TCN (Farha and Gall 2019, github.com/yabufarha/ms-tcn, eval.py), here as fractions.
 
-A segment is a longest run of timesteps with one label, `[start, end)`. Timesteps whose truth is `IGNORED` count
-nowhere; a segment, true or predicted, ends where they begin, for nothing is known about what lies between.
+A segment is a longest run of timesteps with one label, `[start, end)`. Timesteps whose truth is `IGNORED` (-100)
+count nowhere; a segment, true or predicted, ends where they begin, for nothing is known about what lies between.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics import average_precision_score
 
+from pipeline.data.labels import IGNORED
 from pipeline.errors import DataError
 from pipeline.evaluation.clip_metrics import check_labels, check_probs, confusion_matrix
 
-IGNORED = -100  # truth of a timestep that is not scored; the value PyTorch's cross entropy leaves out
 OVERLAPS = {"f1_10": 0.10, "f1_25": 0.25, "f1_50": 0.50}
 
 

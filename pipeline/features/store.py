@@ -2,10 +2,7 @@
 
 import hashlib
 import json
-import os
 import re
-import time
-import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +12,11 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import StoreError, ViewMismatch
+from pipeline.files import replacing, sweep
 
 SUFFIX = ".safetensors"
-TEMPORARY_SUFFIX = ".tmp"
-# Another writer may be busy with its temporary file; one this old was left behind by a writer that is gone.
-ABANDONED_SECONDS = 3600.0
-
-Arrays = dict[str, np.ndarray]
+SHA256 = re.compile(r"[0-9a-f]{64}")
+ADVICE = "run the extract stage again: it rebuilds what is missing or damaged"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +68,7 @@ class FeatureStore:
 
     def path(self, sha256: str) -> Path:
         """File of the video with this content hash; raises ValueError for anything but 64 hex digits."""
-        if not _is_sha256(sha256):
+        if not SHA256.fullmatch(sha256):
             raise ValueError(f"{sha256!r} is no SHA-256; expected 64 hex digits, as in the videos table")
         return self.folder / f"{sha256}{SUFFIX}"
 
@@ -102,9 +97,8 @@ class FeatureStore:
             "time_seconds": features.time_seconds,
             "pts_seconds": features.pts_seconds,
         }
-        path = self.path(sha256)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_arrays(path, arrays, {"key": self.key, "checksum": checksum(arrays, self.key)})
+        metadata = {"key": self.key, "checksum": checksum(arrays, f"{self.key} {sha256}")}
+        write_arrays(self.path(sha256), arrays, metadata)
 
     def read(self, sha256: str) -> VideoFeatures:
         """The stored features of a video.
@@ -112,18 +106,17 @@ class FeatureStore:
         Raises StoreError when they are missing or damaged, ViewMismatch when they were made under another key.
         """
         path = self.path(sha256)
-        advice = "run the stage again: it rebuilds what is missing or damaged"
         try:
             arrays, metadata = read_arrays(path)
         except FileNotFoundError:
-            raise StoreError(f"{path}: no stored features for this video; {advice}") from None
+            raise StoreError(f"{path}: no stored features for this video; {ADVICE}") from None
         except (OSError, SafetensorError) as error:
             raise StoreError(
-                f"{path}: damaged or unreadable features ({' '.join(str(error).split())}); {advice}"
+                f"{path}: damaged or unreadable features ({' '.join(str(error).split())}); {ADVICE}"
             ) from None
-        # Over the key too: a flipped bit in the key must not pass for a file of another view.
-        if metadata.get("checksum") != checksum(arrays, metadata.get("key", "")):
-            raise StoreError(f"{path}: damaged features (the checksum does not fit the contents); {advice}")
+        # Over key and name too: a flipped bit in the key must not pass for another view, nor one video for another.
+        if metadata.get("checksum") != checksum(arrays, f"{metadata.get('key')} {sha256}"):
+            raise StoreError(f"{path}: damaged features (the checksum does not fit the contents); {ADVICE}")
         if metadata["key"] != self.key:
             raise ViewMismatch(
                 f"{path}: features were made under key {metadata['key']}, expected {self.key} "
@@ -132,28 +125,23 @@ class FeatureStore:
         try:
             return VideoFeatures(**arrays)
         except (TypeError, ValueError) as error:
-            raise StoreError(f"{path}: unusable features ({error}); {advice}") from None
+            raise StoreError(f"{path}: unusable features ({error}); {ADVICE}") from None
 
     def prune(self, keep: Collection[str]) -> list[str]:
         """Delete the files of videos that are not in `keep`, and what dead writers left; returns the hashes deleted."""
-        if not self.folder.is_dir():
-            return []
         removed = []
-        for path in sorted(self.folder.iterdir()):
+        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             sha256 = path.name.removesuffix(SUFFIX)
-            if path.suffix == SUFFIX and _is_sha256(sha256) and sha256 not in keep:
+            if SHA256.fullmatch(sha256) and sha256 not in keep:
                 path.unlink(missing_ok=True)
                 removed.append(sha256)
-            elif (
-                path.name.startswith(".") and path.suffix == TEMPORARY_SUFFIX and _age_seconds(path) > ABANDONED_SECONDS
-            ):
-                path.unlink(missing_ok=True)
+        sweep(self.folder)
         return removed
 
 
-def checksum(arrays: Mapping[str, np.ndarray], key: str = "") -> str:
-    """SHA-256 hex digest over a key and, in order of their names, the arrays' names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256(json.dumps(key).encode("ascii"))
+def checksum(arrays: Mapping[str, np.ndarray], label: str = "") -> str:
+    """SHA-256 hex digest over a label and, in order of their names, the arrays' names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256(json.dumps(label).encode("ascii"))
     for name in sorted(arrays):
         array = np.asarray(arrays[name], order="C")
         digest.update(json.dumps([name, array.dtype.str, arrays[name].shape]).encode("ascii"))
@@ -164,41 +152,23 @@ def checksum(arrays: Mapping[str, np.ndarray], key: str = "") -> str:
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write a `.safetensors` file whole or not at all; equal contents give equal bytes.
 
-    The folder must exist. Raises OSError when the file cannot be written; then nothing is left behind.
+    Raises OSError when the file cannot be written; then nothing is left behind.
     """
-    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    blob = safetensors.numpy.save(contiguous, metadata=dict(metadata))
+    blob = safetensors.numpy.save(
+        {name: np.asarray(array, order="C") for name, array in arrays.items()}, dict(metadata)
+    )
     # safetensors writes its metadata in an order that changes from process to process. Equal files must be equal
     # bytes (DVC compares hashes), so the header (8 bytes of length, then JSON, padded to 8) is written anew, sorted.
     end = 8 + int.from_bytes(blob[:8], "little")
     header = json.dumps(json.loads(blob[8:end]), sort_keys=True, separators=(",", ":")).encode("ascii")
     header += b" " * (-len(header) % 8)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
-    try:
-        with temporary.open("xb") as file:
-            file.write(len(header).to_bytes(8, "little"))
-            file.write(header)
-            file.write(memoryview(blob)[end:])
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary, temporary.open("xb") as file:
+        file.write(len(header).to_bytes(8, "little"))
+        file.write(header)
+        file.write(memoryview(blob)[end:])
 
 
-def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
+def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Arrays and metadata of a `.safetensors` file; raises OSError or SafetensorError when it cannot be read."""
     with safe_open(path, framework="numpy") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-
-
-def _is_sha256(text: str) -> bool:
-    return re.fullmatch(r"[0-9a-f]{64}", text) is not None
-
-
-def _age_seconds(path: Path) -> float:
-    try:
-        return time.time() - path.stat().st_mtime
-    except FileNotFoundError:  # its writer has just finished
-        return 0.0

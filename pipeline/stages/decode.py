@@ -43,9 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if verdict.status != "ok":
             print(f"decode: {video_id}: {verdict.status}: {verdict.reason}")
     if counts["ok"] + counts["damaged"] == 0:
-        raise DataError(
-            f"{options.layout.videos}: none of {len(videos)} videos could be decoded; see the reasons above"
-        )
+        raise DataError(f"{options.layout.videos}: not one of {len(videos)} videos could be decoded; see above")
     rows = [[video_id, *(getattr(verdict, name) for name in COLUMNS)] for video_id, verdict in verdicts.items()]
     write_table(options.layout.decoded, ["video_id", *COLUMNS], rows)
 

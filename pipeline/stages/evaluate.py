@@ -1,14 +1,12 @@
 """Stage `evaluate`: a model's scores on its test split, with controls and intervals, as tables, figures and JSON."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.data.cards import Dataset
 from pipeline.data.labels import IGNORED
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
 from pipeline.evaluation.ladder import Part, clip_controls, clip_scores, frame_controls, frame_scores
@@ -17,7 +15,7 @@ from pipeline.files import write_table, write_text
 from pipeline.models.modelfolder import Model, load_model
 from pipeline.reporting.figures import confusion_figure, ladder_figure
 from pipeline.stages.layout import dataset_of, representation, stage_options
-from pipeline.stages.samples import Sample, read_samples
+from pipeline.stages.samples import Sample, opposites, read_samples, without_nan
 from pipeline.tracking import Run, flatten, tracking_uri
 
 PROPERTIES = ("size_bytes", "width", "height", "fps_header", "duration_seconds_header", "bit_rate", "has_audio")
@@ -40,13 +38,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     scores: dict[str, object]
     if task == "clip":
         stacked, labels = np.stack(probs), np.array([sample.labels[0] for sample in test])
-        ladder = clip_controls(*sides, model.predict_features, num_classes, seed)
+        ladder: Mapping[str, Any] = clip_controls(*sides, model.predict_features, num_classes, seed)
         scores = clip_scores(stacked, ladder, labels, groups, opposites(dataset), samples=samples, seed=seed)
     else:
         background = 0 if model.spec.background is not None else None
-        frame_ladder = frame_controls(*sides, model.predict_features, num_classes, seed)
+        ladder = frame_controls(*sides, model.predict_features, num_classes, seed)
         truth = [sample.labels for sample in test]
-        scores = frame_scores(probs, frame_ladder, truth, groups, background, samples=samples, seed=seed)
+        scores = frame_scores(probs, ladder, truth, groups, background, samples=samples, seed=seed)
         kept = np.concatenate([sample.labels != IGNORED for sample in test])
         stacked, labels = np.concatenate(probs)[kept], np.concatenate(truth)[kept]
     matrix = confusion_matrix(labels, stacked.argmax(axis=1), num_classes)
@@ -54,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = layout.evaluation(task, fold)
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "predictions.csv", prediction_rows(model, test, probs))
+    write_rows(folder / "controls.csv", control_rows(model, test, ladder))
     write_rows(folder / "per_class.csv", per_class)
     write_rows(folder / "confusion.csv", [dict(zip(model.classes, map(int, row), strict=True)) for row in matrix])
     write_text(folder / "metrics.json", json.dumps(without_nan(scores), indent=2, allow_nan=False) + "\n")
@@ -76,12 +75,6 @@ def part(samples: Sequence[Sample], task: str) -> Part:
     )
 
 
-def opposites(dataset: Dataset) -> dict[int, int]:
-    """Class index of the class that each class is when played backwards."""
-    pairs = [(dataset.classes.index(a), dataset.classes.index(b)) for a, b in dataset.card.opposites]
-    return {one: other for a, b in pairs for one, other in ((a, b), (b, a))}
-
-
 def prediction_rows(
     model: Model, samples: Sequence[Sample], probs: Sequence[np.ndarray]
 ) -> Iterable[dict[str, object]]:
@@ -101,11 +94,13 @@ def prediction_rows(
             yield row | {name: round(float(value), 6) for name, value in zip(model.classes, scores, strict=True)}
 
 
-def without_nan(value: Any) -> Any:
-    """The same nested value with None where a number is not defined: JSON has no nan."""
-    if isinstance(value, Mapping):
-        return {key: without_nan(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def control_rows(
+    model: Model, samples: Sequence[Sample], ladder: Mapping[str, Sequence[np.ndarray]]
+) -> Iterable[dict[str, object]]:
+    """Rows of controls.csv: what each control answered for each video (clip task) or timestep (frame task)."""
+    for name, answers in ladder.items():
+        for row in prediction_rows(model, samples, answers):
+            yield {"control": name, **row}
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:

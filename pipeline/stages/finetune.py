@@ -71,7 +71,7 @@ def labelled_frames(options: StageOptions, dataset: Dataset, split: Side, count:
         times = store.times(video.sha256)
         stretches = [(video.label, np.arange(len(times)))] if video.label else []
         for segment in segments:
-            if segment.video_id == video.video_id:
+            if segment.video_id == video.video_id and segment.label in dataset.classes:  # background is no action
                 inside = np.flatnonzero((times >= segment.start_seconds) & (times < segment.end_seconds))
                 stretches += [(segment.label, inside)] if len(inside) else []
         rng = np.random.default_rng([experiment.seed, number])

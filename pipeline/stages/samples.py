@@ -1,6 +1,9 @@
 """The labelled features of one side of a fold, as training and evaluation take them."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -68,3 +71,16 @@ def read_samples(
             f"expected {'a label in videos.csv' if task == 'clip' else 'rows in segments.csv'}"
         )
     return samples
+
+
+def opposites(dataset: Dataset) -> dict[int, int]:
+    """Class index of the class that each class is when played backwards."""
+    pairs = [(dataset.classes.index(a), dataset.classes.index(b)) for a, b in dataset.card.opposites]
+    return {one: other for a, b in pairs for one, other in ((a, b), (b, a))}
+
+
+def without_nan(value: Any) -> Any:
+    """The same nested value with None where a number is not defined: JSON has no nan."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

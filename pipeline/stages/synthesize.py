@@ -19,11 +19,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     with tqdm(desc="draw", disable=not sys.stderr.isatty(), unit="video") as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
         draw_dataset(
             options.out,
             seed=options.seed,
             num_people=options.people,
             clips_per_class=options.clips,
-            progress=lambda *_: bar.update(),
+            progress=show,
         )
     print(f"synthesize: {options.out} is complete")

@@ -125,7 +125,7 @@ def finetune(
                     _finite(loss.item(), f"training loss at epoch {epoch}, step {step + 1} of {num_steps}", lr)
                 )
                 optimizer.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 scaler.step(optimizer)
                 scaler.update()
                 step += 1
@@ -238,7 +238,7 @@ def _to_frames(pixels: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _jitter(frames: Tensor, factors: Tensor) -> Tensor:
-    """Multiply each frame's brightness, and its contrast around its mean, by its two factors; (B, 3, H, W) in [0, 1]."""
+    """Multiply brightness, and contrast around the frame's mean, by a frame's two factors; (B, 3, H, W) in [0, 1]."""
     brightness, contrast = factors[:, 0].view(-1, 1, 1, 1), factors[:, 1].view(-1, 1, 1, 1)
     mean = frames.mean(dim=(1, 2, 3), keepdim=True)
     return (((frames - mean) * contrast + mean) * brightness).clamp_(0, 1)

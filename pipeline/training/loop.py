@@ -58,7 +58,7 @@ def train(
     Raises:
         TrainingError: fewer than two classes to learn, or a loss that is not finite (within the step it happens in).
     """
-    present = training.labels[training.labels != IGNORED].unique()
+    present = set(training.labels.tolist()) - {IGNORED}
     if len(present) < 2:
         raise TrainingError(
             f"the training split holds {len(present)} class(es); at least 2 are needed: check the split and the labels"
@@ -80,7 +80,7 @@ def train(
         torch.manual_seed(settings.seed)  # dropout draws from the global generator; it is restored on leaving
         for epoch in range(1, settings.epochs + 1):
             network.train()
-            rate = scheduler.get_last_lr()[0]
+            rate = float(scheduler.get_last_lr()[0])
             losses, norms = [], []
             clip_frames = view.clip_frames if settings.task == "clip" else 0
             for batch in training_batches(
@@ -207,7 +207,7 @@ def _update(
             "lower train's lr or clip_norm, and look for extreme feature values"
         )
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
     optimizer.step()
     return loss.item(), norm.item(), tuple(part.detach() for part in state)

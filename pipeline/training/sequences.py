@@ -80,5 +80,5 @@ def training_batches(
     lengths = sequences.lengths.clamp_max(clip_frames) if clip_frames else sequences.lengths
     room = sequences.lengths - lengths
     starts = (torch.rand(len(sequences), generator=generator) * (room + 1)).long().clamp_max(room)
-    for videos in order.split(batch_size):
+    for videos in torch.split(order, batch_size):
         yield gather(sequences, videos, starts[videos], lengths[videos])

@@ -6,8 +6,9 @@ from fractions import Fraction
 
 from pipeline.video.sampling import LONGEST_STEP_SECONDS
 
-# Rate for a stream that has neither time stamps nor a rate; FFmpeg's own choice for raw streams.
+# Rate for a stream that has neither time stamps nor a believable rate; FFmpeg's own choice for raw streams.
 FALLBACK_FPS = Fraction(25)
+BELIEVABLE_FPS = (1, 1000)
 
 
 class Clock:
@@ -23,7 +24,8 @@ class Clock:
 
     def __init__(self, time_base: Fraction, fps: Fraction | None) -> None:
         self._time_base = time_base
-        self._step = 1 / (fps or FALLBACK_FPS)
+        slowest, fastest = BELIEVABLE_FPS
+        self._step = 1 / (fps if fps is not None and slowest <= fps <= fastest else FALLBACK_FPS)
         # Pts, in time-base units, of time 0; known from the first frame that has a stamp.
         self._origin: Fraction | None = None
         self._latest = Fraction(0)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from pipeline.video.clock import Clock
 from pipeline.video.orientation import Orientation, read_orientation
 from pipeline.video.packets import PacketReader
 from pipeline.video.source import Source, check_size, one_line, open_source, read_state
-from pipeline.video.verdict import Findings, Verdict, judge, rejected
+from pipeline.video.verdict import Findings, Verdict, judge
 
 # Raw sensor data. No player shows it, and swscale aborts the whole process on such a picture 1 pixel high.
 UNREADABLE_PIXELS = "bayer_"
@@ -64,7 +65,7 @@ class Decoder:
         except RejectedVideo as error:
             self.reject(str(error))
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a broken file does, it ends as a verdict on that file
+        except Exception as error:  # whatever a broken file does, it ends as a verdict on that file
             raise self.reject(f"cannot be decoded: {one_line(error)}") from error
         self.verdict = judge(self._found)
         if self.verdict.status == "rejected":
@@ -72,7 +73,7 @@ class Decoder:
 
     def reject(self, reason: str) -> RejectedVideo:
         """Make the verdict `rejected`, for the given reason; the error to be raised comes back."""
-        self.verdict = rejected(reason, judge(self._found))
+        self.verdict = replace(judge(self._found), status="rejected", reason=reason)
         return RejectedVideo(reason)
 
     def _decode(self, source: Source) -> Iterator[DecodedFrame]:

@@ -45,7 +45,7 @@ def read_header(path: str | os.PathLike[str]) -> VideoHeader:
             return _read(source)
     except RejectedVideo:
         raise
-    except Exception as error:  # noqa: BLE001 - broken files raise anything; here it is about one file
+    except Exception as error:  # broken files raise anything
         raise RejectedVideo(f"cannot be read: {one_line(error)}") from error
 
 
@@ -87,5 +87,5 @@ def _first_orientation(source: Source) -> Orientation:
         if num_packets >= MAX_PACKETS:
             break
     if not num_packets:
-        raise RejectedVideo("no video data, only a header")
+        raise RejectedVideo("no video data follows the header: cut off?")
     return Orientation()

@@ -25,7 +25,7 @@ def copy_planes(frame: VideoFrame) -> I420:
     """A yuv420p frame with even sides as `(H * 3 // 2, W) uint8` on memory of its own."""
     i420 = np.empty((frame.height * 3 // 2, frame.width), np.uint8)
     for source, target in zip(frame.planes, planes(i420), strict=True):
-        rows = np.frombuffer(source, np.uint8).reshape(-1, source.line_size)
+        rows = np.frombuffer(memoryview(source), np.uint8).reshape(-1, source.line_size)
         target[...] = rows[: target.shape[0], : target.shape[1]]
     return i420
 

@@ -2,9 +2,13 @@
 
 import struct
 from dataclasses import dataclass
+from typing import cast
 
+import av
 import numpy as np
+from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from pipeline.video.i420 import I420, planes
 
@@ -14,7 +18,7 @@ NEGLIGIBLE_SHARE = 0.01
 
 @dataclass(frozen=True)
 class Orientation:
-    """Swap rows and columns (or not), then mirror left-right, then up-down. `Orientation()` leaves a picture as it is."""
+    """Swap rows and columns (or not), then mirror left-right, then up-down; all False: leave the picture alone."""
 
     transposed: bool = False
     mirrored_x: bool = False
@@ -22,7 +26,7 @@ class Orientation:
 
     @property
     def rotation_degrees(self) -> int:
-        """Clockwise turn. A mirrored picture is flipped after it: left-right after 90 or 270, up-down after 0 or 180."""
+        """Clockwise turn. A mirrored picture is flipped after it: left-right after 90, 270, up-down after 0, 180."""
         if self.transposed:
             return 270 if self.mirrored_y else 90
         return 180 if self.mirrored_x else 0
@@ -56,13 +60,16 @@ def read_orientation(frame: VideoFrame) -> tuple[Orientation, str]:
     mirrorings are followed, as players do; of any other matrix only the note remains.
     """
     try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:
-        # PyAV 18 knows no name for some newer kinds of side data and then gives none at all: the angle is left.
+        # A frame whose side data was asked for holds itself in a reference cycle, with its whole picture; so a tiny
+        # copy is asked, which carries the same side data.
+        tiny = VideoReformatter().reformat(frame, width=16, height=16, format="gray", interpolation=Interpolation.POINT)
+        matrix = tiny.side_data.get("DISPLAYMATRIX")
+    except (av.FFmpegError, OSError, ValueError):
+        # Pixels that swscale cannot read, or side data of a kind that PyAV 18 has no name for: the angle is left.
         return _from_angle(frame.rotation)
     if matrix is None:
         return Orientation(), ""
-    a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+    a, b, _, c, d = struct.unpack("=5i", bytes(cast(SideData, matrix))[:20])
     return _from_matrix(a, b, c, d)
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import av
 from av.packet import Packet
-from av.video.stream import VideoStream
+from av.stream import Stream
 
-from pipeline.video.sniff import cut_packet_bytes
+from pipeline.video.sniff import describe_cut
 from pipeline.video.source import Source, one_line
 from pipeline.video.verdict import Findings
 
@@ -30,12 +30,14 @@ class PacketReader:
         self._num_indexed = len(source.stream.index_entries)
         self._take_header()
 
-    def __iter__(self) -> Iterator[Packet[VideoStream]]:
+    def __iter__(self) -> Iterator["Packet[Stream]"]:
         container, stream = self._source.container, self._source.stream
+        # An empty list means all streams.
+        streams: list[Stream] = [] if self._watch_all else [stream]
         errors = 0
         while errors <= MAX_READ_ERRORS:
             try:
-                for packet in container.demux() if self._watch_all else container.demux(stream):
+                for packet in container.demux(*streams):
                     if not packet.size:  # also those that PyAV adds at the end, to flush
                         continue
                     errors = 0
@@ -47,8 +49,8 @@ class PacketReader:
             except Exception as error:  # noqa: BLE001 - what can still be read after a bad spot is worth reading
                 errors += 1
                 self._found.last_error = one_line(error)
-                if errors == 1:
-                    self._found.faults.append(f"reading fails ({one_line(error)})")
+                fault = f"reading fails ({one_line(error)})"
+                self._found.faults += [fault] if fault not in self._found.faults else []
         self._compare()
 
     def _take_header(self) -> None:
@@ -56,6 +58,7 @@ class PacketReader:
         found.codec = self._source.codec
         found.notes = list(self._source.notes)
         found.num_frames_stated = stream.frames
+        found.size_stated = stream.codec_context.width > 0
         if "mov" in formats:
             found.every_frame_indexed = True
             if stream.duration and stream.time_base:
@@ -65,12 +68,12 @@ class PacketReader:
         elif self._watch_all and self._source.container.duration:
             found.seconds_stated = self._source.container.duration / av.time_base
 
-    def _count(self, packet: Packet[VideoStream]) -> None:
+    def _count(self, packet: "Packet[Stream]") -> None:
         self._found.num_packets += 1
         self._found.num_packets_discarded += packet.is_discard
         self._found.num_packets_corrupt += packet.is_corrupt
 
-    def _measure(self, packet: Packet[VideoStream]) -> None:
+    def _measure(self, packet: "Packet[Stream]") -> None:
         stamp = packet.dts if packet.pts is None else packet.pts
         if stamp is None or packet.time_base is None:
             return
@@ -80,6 +83,11 @@ class PacketReader:
 
     def _compare(self) -> None:
         found, formats = self._found, self._source.format_names
+        cut = describe_cut(self._source.path, formats)
+        found.faults += [cut] if cut else []
+        if "asf" in formats and not self._source.container.duration:
+            # FFmpeg does not believe a header that states another file size.
+            found.notes.append("the header states no length, or one that does not fit the file's size")
         if self._begin is None:
             found.seconds_stated = None
             return
@@ -87,7 +95,3 @@ class PacketReader:
         if "avi" in formats and 1 < self._num_indexed <= found.num_packets:
             # Everything in the index was there: the header's count is what is wrong.
             found.seconds_stated = None
-        if "mpegts" in formats:
-            broken = cut_packet_bytes(self._source.path, self._source.container.size)
-            if broken:
-                found.faults.append("the file ends in the middle of a transport packet: cut off?")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pipeline.errors import RejectedVideo
+from pipeline.video.codecs import missing_codecs
 from pipeline.video.convert import Converter
 from pipeline.video.decode import DecodedFrame, Decoder
 from pipeline.video.header import VideoHeader, read_header
@@ -13,7 +14,16 @@ from pipeline.video.sampling import TimeGrid, last_frame_duration
 from pipeline.video.source import one_line
 from pipeline.video.verdict import Verdict
 
-__all__ = ["Frame", "Verdict", "VideoHeader", "VideoReader", "check_file", "i420_to_rgb", "read_header"]
+__all__ = [
+    "Frame",
+    "Verdict",
+    "VideoHeader",
+    "VideoReader",
+    "check_file",
+    "i420_to_rgb",
+    "missing_codecs",
+    "read_header",
+]
 
 
 class Frame(NamedTuple):

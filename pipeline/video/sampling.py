@@ -72,11 +72,13 @@ class TimeGrid:
 def last_frame_duration(own_seconds: float | None, steps_seconds: Sequence[float], fps: float) -> float:
     """How long the last frame lasts: as long as it says itself, else the median step between frames, else 1 / fps.
 
-    steps_seconds: times from each frame to the next; those of 0 are left out.
+    steps_seconds: times from each frame to the next; those of 0 are left out. A duration of more than ten times the
+    longest step is not believed: no later frame bears it out, and it may be as wrong as anything in a broken header.
     """
-    if own_seconds is not None and 0 < own_seconds <= LONGEST_STEP_SECONDS:
-        return own_seconds
     steps = [step for step in steps_seconds if step > 0]
+    longest = min(10 * max(steps), LONGEST_STEP_SECONDS) if steps else LONGEST_STEP_SECONDS
+    if own_seconds is not None and 0 < own_seconds <= longest:
+        return own_seconds
     return statistics.median(steps) if steps else 1 / fps
 
 

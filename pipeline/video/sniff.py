@@ -1,11 +1,14 @@
 """What a file that cannot be opened as a video is instead, told from its bytes; so that the reason helps."""
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 HEAD_BYTES = 4096
 TRANSPORT_PACKET_BYTES = 188
 MAX_BOXES = 10_000
+# Top-level boxes of MP4. Anything else at the end of a file may be rubbish that does no harm.
+BOXES = frozenset({b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"free", b"skip", b"wide", b"udta"})
 
 # First bytes and what they mean. Pictures and archives would otherwise be "invalid data".
 MAGIC: tuple[tuple[bytes, str], ...] = (
@@ -40,36 +43,54 @@ def describe(path: Path) -> str | None:
         return "an audio file, not a video" if head[8:12] == b"WAVE" else "a WebP picture, not a video"
     if not head.strip(b"\0"):
         return "filled with zeros: an incomplete download?"
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+    if head[4:8] in BOXES:
         return _describe_boxes(path)
     return _describe_text(head)
 
 
-def cut_packet_bytes(path: Path, size_bytes: int) -> int:
-    """Bytes of a broken last packet of an MPEG transport stream; 0 when it ends with a whole packet."""
-    with path.open("rb") as file:
-        head = file.read(TRANSPORT_PACKET_BYTES + 1)
-    starts_with_packets = len(head) == TRANSPORT_PACKET_BYTES + 1 and head[0] == head[-1] == 0x47
-    return size_bytes % TRANSPORT_PACKET_BYTES if starts_with_packets else 0
+def describe_cut(path: Path, format_names: set[str]) -> str:
+    """How a file ends in the middle of something, in formats where that shows; "" when it does not.
+
+    Raises OSError when the file cannot be read.
+    """
+    size_bytes = path.stat().st_size
+    if "mpegts" in format_names:
+        with path.open("rb") as file:
+            head = file.read(TRANSPORT_PACKET_BYTES + 1)
+        # Packets of other sizes (192, 204 bytes) are rare and left alone.
+        has_packets = len(head) > TRANSPORT_PACKET_BYTES and head[0] == head[-1] == 0x47
+        cut = has_packets and size_bytes % TRANSPORT_PACKET_BYTES != 0
+        return "the file is cut off in the middle of a transport packet" if cut else ""
+    if "mov" in format_names:
+        for kind, end in _boxes(path):
+            if kind in BOXES and end > size_bytes:
+                return f"the file is cut off in the middle of a box ({kind.decode('ascii')})"
+    return ""
 
 
-def _describe_boxes(path: Path) -> str | None:
-    """Look for the index (the `moov` box) of an MP4 file among its top-level boxes (ISO/IEC 14496-12, 4.2)."""
+def _describe_boxes(path: Path) -> str:
+    has_index = any(kind == b"moov" for kind, _ in _boxes(path))
+    return "its index (moov) is broken" if has_index else "no index (moov): an incomplete download or recording?"
+
+
+def _boxes(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Kind and stated end, in bytes, of the top-level boxes of an MP4 file (ISO/IEC 14496-12, 4.2)."""
+    size_bytes = path.stat().st_size
     with path.open("rb") as file:
         for _ in range(MAX_BOXES):
+            start = file.tell()
             header = file.read(8)
             if len(header) < 8:
-                return "no index (moov): an incomplete download or recording?"
+                return
             size, kind = struct.unpack(">I4s", header)
-            header_size = 8
             if size == 1:
-                size, header_size = int.from_bytes(file.read(8), "big"), 16
-            if kind == b"moov":
-                return "its index (moov) is broken"
-            if size < header_size:  # 0: the box reaches to the end of the file; 1 to 7: no box at all
-                return "no index (moov): an incomplete download or recording?"
-            file.seek(size - header_size, 1)
-    return None
+                size = int.from_bytes(file.read(8), "big")
+            if size < 8:  # 0: up to the end of the file; the others are no sizes
+                return
+            yield kind, start + size
+            if start + size > size_bytes:  # by up to 2 ** 64, too far to seek to
+                return
+            file.seek(start + size)
 
 
 def _describe_text(head: bytes) -> str | None:

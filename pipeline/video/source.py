@@ -14,6 +14,7 @@ from av.video.stream import VideoStream
 
 from pipeline.errors import RejectedVideo
 from pipeline.video.sniff import describe
+from pipeline.video.verdict import MAX_PIXELS
 
 # FFmpeg reads some 300 formats, among them pictures, text drawn as video, and scripts and playlists that make it open
 # other files or addresses. These are the ones that hold video and nothing else.
@@ -21,8 +22,6 @@ FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,gif,ogg,h264,hevc,vvc,m4v,obu,ivf,rm,dv,"
     "mxf,yuv4mpegpipe"
 )
-# A picture above this is refused before it is decoded: 1 kB of GIF can ask for a gigabyte. 8K (7680x4320) passes.
-MAX_PIXELS = 8192 * 4608
 
 
 @dataclass
@@ -94,10 +93,9 @@ def check_size(width: int, height: int) -> None:
 
 def one_line(error: BaseException) -> str:
     """What an exception of PyAV or the operating system says, in one line and without the path."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    lines = text.strip().splitlines()
-    text = lines[0] if lines else ""
-    return text if isinstance(error, OSError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+    if isinstance(error, OSError | av.FFmpegError) and error.strerror:
+        return error.strerror
+    return " ".join([f"{type(error).__name__}:", *str(error).split()]).removesuffix(":")
 
 
 def _open(path: Path) -> InputContainer:
@@ -107,7 +105,7 @@ def _open(path: Path) -> InputContainer:
         return av.open(str(path), options=options, metadata_errors="replace")
     except PermissionError as error:
         raise RejectedVideo(f"cannot be read: {one_line(error)}") from error
-    except Exception as error:  # noqa: BLE001 - broken files raise IndexError, MemoryError, UnicodeDecodeError, ...
+    except Exception as error:  # broken files also raise IndexError, MemoryError, UnicodeDecodeError
         raise RejectedVideo(_why_not_opened(path, error)) from error
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+# A picture above this is refused before it is decoded: 1 kB of GIF can ask for a gigabyte. 8K (7680x4320) passes.
+MAX_PIXELS = 8192 * 4608
 # Fewer steps than this share being long ones are gaps; more are a variable frame rate.
 GAPS_SHARE = 0.2
 # The end of a file may miss the length its header states by this many frames before the file counts as cut off.
@@ -38,10 +40,10 @@ class Verdict:
     codec: str = ""
     pixel_format: str = ""
 
-
-def rejected(reason: str, verdict: Verdict | None = None) -> Verdict:
-    """The verdict on a file from which nothing can be used; what is known of it is kept."""
-    return replace(verdict or Verdict("rejected"), status="rejected", reason=reason)
+    @classmethod
+    def rejected(cls, reason: str) -> "Verdict":
+        """The verdict on a file from which nothing can be used, and of which nothing is known."""
+        return cls("rejected", reason)
 
 
 @dataclass
@@ -49,7 +51,8 @@ class Findings:
     """What one pass has seen, in plain counts.
 
     num_frames_stated: frames the header states, 0 when it does not. every_frame_indexed: the header's index lists every
-    frame (MP4). num_packets: packets read, failed and discarded ones (cut out by an edit list) included.
+    frame (MP4). size_stated: the picture size is known before decoding.
+    num_packets: packets read, failed and discarded ones (cut out by an edit list) included.
     seconds_stated: length the header states, None when it does not; seconds_read: length that was found in the file.
     faults: further signs of damage, and notes: further oddities, each a phrase of its own.
     """
@@ -62,6 +65,7 @@ class Findings:
     num_frames: int = 0
     num_frames_stated: int = 0
     every_frame_indexed: bool = False
+    size_stated: bool = True
     num_packets: int = 0
     num_packets_discarded: int = 0
     num_packets_failed: int = 0
@@ -97,24 +101,25 @@ def judge(found: Findings) -> Verdict:
         pixel_format=found.pixel_format,
     )
     if not found.num_frames:
-        return rejected(_why_nothing(found), verdict)
+        return replace(verdict, status="rejected", reason=_why_nothing(found))
     faults = _faults(found)
     reason = f"{_how_many(found)}: {'; '.join(faults)}" if faults else ""
-    return replace(verdict, status="damaged" if faults else "ok", reason=reason, notes=tuple(_notes(found)))
+    return replace(verdict, status="damaged" if faults else "ok", reason=reason, notes=tuple(_notes(found, faults)))
 
 
 def _why_nothing(found: Findings) -> str:
     if not found.num_packets:
-        stated = (
-            f"its header states {_count(found.num_frames_stated, 'frame')}, but " if found.num_frames_stated else ""
-        )
-        reason = f"{stated}no video data follows: cut off after the header?"
+        stated = f", which states {_count(found.num_frames_stated, 'frame')}" if found.num_frames_stated else ""
+        reason = f"no video data follows the header{stated}: cut off?"
     elif found.num_packets_failed:
-        all_or_some = "all" if found.num_packets_failed == found.num_packets else f"{found.num_packets_failed} of"
-        reason = f"no frame decodes: {all_or_some} {found.num_packets} packets fail ({found.last_error})"
+        verb = "fails" if found.num_packets_failed == 1 else "fail"
+        share = f"{found.num_packets_failed} of {_count(found.num_packets, 'packet')}"
+        reason = f"no frame decodes: {share} {verb} ({found.last_error})"
     else:
         reason = f"no frame decodes from {_count(found.num_packets, 'packet')}"
-    return "; ".join([reason, *found.faults])
+    # FFmpeg forgets a size that is above the limit it was given.
+    size = [] if found.size_stated else [f"picture size unknown, or above the limit of {MAX_PIXELS} pixels"]
+    return "; ".join([reason, *found.faults, *size])
 
 
 def _faults(found: Findings) -> list[str]:
@@ -127,13 +132,13 @@ def _faults(found: Findings) -> list[str]:
         faults.append(f"{_count(found.num_frames_corrupt, 'frame')} flagged corrupt")
     if found.every_frame_indexed and found.num_packets < found.num_frames_stated:
         missing = found.num_frames_stated - found.num_packets
-        faults.append(f"{_count(missing, 'frame')} of the index not in the file: cut off?")
+        faults.append(f"{_count(missing, 'frame')} of the index not in the file")
     unshown = found.num_packets - found.num_packets_discarded - found.num_packets_failed - found.num_frames
     # A field of an interlaced frame may be a packet of its own.
     if unshown > 0 and found.codec in PICTURE_PER_PACKET and not found.num_frames_interlaced:
         faults.append(f"{_count(unshown, 'packet')} without a picture: the frames they build on are missing")
     if _is_cut(found):
-        faults.append(f"the file ends at {found.seconds_read:.2f} of {found.seconds_stated:.2f} s: cut off?")
+        faults.append(f"the file ends at {found.seconds_read:.2f} of {found.seconds_stated:.2f} s")
     if found.num_frames_unbelieved:
         faults.append(f"{_count(found.num_frames_unbelieved, 'frame')} left out: time stamps more than an hour ahead")
     if found.largest_return_seconds > RETURN_SECONDS:
@@ -142,8 +147,10 @@ def _faults(found: Findings) -> list[str]:
 
 
 def _is_cut(found: Findings) -> bool:
-    if found.seconds_stated is None or (found.every_frame_indexed and found.num_frames_stated):
+    if found.seconds_stated is None:
         return False
+    if found.every_frame_indexed and 0 < found.num_packets <= found.num_frames_stated:
+        return False  # the count of packets tells; it knows of edit lists, the length does not
     tolerance = max(TAIL_FRAMES * found.median_step_seconds, TAIL_SECONDS)
     return found.seconds_stated - found.seconds_read > tolerance
 
@@ -157,9 +164,9 @@ def _how_many(found: Findings) -> str:
     return f"{_count(found.num_frames, 'frame')}"
 
 
-def _notes(found: Findings) -> list[str]:
+def _notes(found: Findings, faults: list[str]) -> list[str]:
     notes = list(found.notes)
-    if found.num_frames_stated not in (0, found.num_frames):
+    if found.num_frames_stated not in (0, found.num_frames) and not faults:
         notes.append(f"header states {_count(found.num_frames_stated, 'frame')}, {found.num_frames} decoded")
     if found.num_packets_discarded:
         notes.append(f"{_count(found.num_packets_discarded, 'packet')} cut out by the edit list")

@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as reference
 
 from pipeline.errors import DataError
-from pipeline.evaluation.clip_metrics import clip_metrics, confusion_matrix, per_class_table, reliability
+from pipeline.evaluation.clip_metrics import auc, clip_metrics, confusion_matrix, per_class_table, reliability
 
 
 def drawn(seed: int, num_videos: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -77,6 +77,16 @@ def test_equal_probabilities_go_to_the_lower_class():
     probs = np.array([[0.4, 0.4, 0.2]])
     assert clip_metrics(probs, np.array([0]))["top1"] == 1
     assert clip_metrics(probs, np.array([1]))["top1"] == 0
+
+
+def test_auc_equals_scikit_learn_also_with_ties():
+    rng = np.random.default_rng(0)
+    for num_values in (2, 5, 1000):
+        scores, positive = rng.integers(0, num_values, 70) / num_values, rng.random(70) < 0.3
+        assert auc(scores, positive) == pytest.approx(reference.roc_auc_score(positive, scores), abs=1e-12)
+    assert math.isnan(auc(np.array([0.5]), np.array([True])))
+    assert math.isnan(auc(np.array([0.5]), np.array([False])))
+    assert math.isnan(auc(np.array([]), np.array([], dtype=bool)))
 
 
 def test_auc_counts_ties_one_half():

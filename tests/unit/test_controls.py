@@ -5,9 +5,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from pipeline.data.labels import IGNORED
 from pipeline.errors import DataError
 from pipeline.evaluation import controls
-from pipeline.evaluation.frame_metrics import IGNORED
 
 LADDER = [controls.single_frame, controls.mean_pool, controls.mean_and_motion]
 
@@ -173,7 +173,8 @@ def test_videos_of_one_frame(control):
     assert probs.argmax(axis=1).tolist() == [0, 1]
 
 
-def test_equal_arguments_give_equal_results():
+def test_equal_arguments_give_equal_results(monkeypatch):
+    monkeypatch.setattr(controls, "NUM_TREES", 20)
     train, train_labels = appearance(0, 40)
     test, _ = appearance(1, 10)
     for control in LADDER:
@@ -200,7 +201,8 @@ def test_file_properties_find_a_shortcut_and_nothing_in_noise():
     assert accuracy(controls.file_properties(train[:, 1:], train_labels, test[:, 1:], 2, 0), labels) < 0.65
 
 
-def test_file_properties_with_unknown_values_and_absent_classes():
+def test_file_properties_with_unknown_values_and_absent_classes(monkeypatch):
+    monkeypatch.setattr(controls, "NUM_TREES", 20)
     labels = np.resize([1, 3], 40)
     train = np.column_stack([np.where(labels == 3, 30.0, np.nan), np.full(40, np.nan), np.arange(40.0)])
     probs = controls.file_properties(train, labels, np.array([[30.0, np.nan, np.nan], [np.nan, 1.0, 3.0]]), 4, 0)

@@ -1,42 +1,32 @@
-import hashlib
 import json
-import os
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from pipeline.data.annotations import folder_labels
 from pipeline.data.cards import read_dataset
-from pipeline.data.groups import assign_groups, by_column, by_list, by_pattern, read_headed_list
 from pipeline.data.index import index_dataset, write_index
-from pipeline.data.scan import scan_media
 from pipeline.data.tables import Segment, read_segments, read_splits, read_videos
 from pipeline.errors import DataError, LeakError, RejectedVideo
 
 
-@dataclass(frozen=True)
-class Header:
-    codec: str = "h264"
-    pixel_format: str = "yuv420p"
-    width: int = 64
-    height: int = 48
-    rotation_degrees: int = 0
-    fps_header: float | None = 25.0
-    duration_seconds_header: float | None = 4.0
-    num_frames_header: int = 100
-    has_audio: bool = False
-    bit_rate: int = 1000
-
-
-def read_header(path: Path) -> Header:
-    """Stands in for the demuxer: files that begin with `video` are videos."""
-    content = path.read_bytes()
-    if content.startswith(b"crash"):
-        raise ZeroDivisionError("rate 0/0")
-    if not content.startswith(b"video"):
-        raise RejectedVideo("no video\n stream")
-    return Header(duration_seconds_header=float("nan")) if content.startswith(b"video without duration") else Header()
+def read_header(path: Path) -> SimpleNamespace:
+    """Stands in for the demuxer: files that begin with `video` are videos of 4 seconds."""
+    if not path.read_bytes().startswith(b"video"):
+        raise RejectedVideo("no video stream")
+    unknown = path.read_bytes().startswith(b"video without duration")
+    return SimpleNamespace(
+        codec="h264",
+        pixel_format="yuv420p",
+        width=64,
+        height=48,
+        rotation_degrees=0,
+        fps_header=25.0,
+        duration_seconds_header=None if unknown else 4.0,
+        num_frames_header=100,
+        has_audio=False,
+        bit_rate=1000,
+    )
 
 
 def put(folder: Path, name: str, content: str | None = None) -> None:
@@ -92,72 +82,6 @@ def append(path: Path, line: str) -> None:
 
 
 # --- the media folder -------------------------------------------------------------------------------------------------
-
-
-def test_every_file_is_answered_for(tmp_path):
-    put(tmp_path, "b/clip.mp4")
-    put(tmp_path, "B.mp4")
-    put(tmp_path, "empty.mp4", "")
-    put(tmp_path, "notes.txt", "text")
-    put(tmp_path, "table.csv", "a,b")
-    put(tmp_path, "lists/one.txt", "a")
-    put(tmp_path, "b/._clip.mp4")
-    put(tmp_path, ".cache/clip.mp4")
-    put(tmp_path, "odd.mp4", "crash")
-    put(tmp_path, "unknown.mp4", "video without duration")
-    (tmp_path / "link.mp4").symlink_to(tmp_path / "B.mp4")
-    (tmp_path / "broken.mp4").symlink_to(tmp_path / "nowhere")
-    os.mkfifo(tmp_path / "pipe.mp4")
-    (tmp_path / os.fsdecode(b"\xe9.mp4")).write_text("video")
-
-    rows = scan_media(tmp_path, read_header, tables=["table.csv", "lists"], workers=3)
-    assert {row.video_id: row.reason for row in rows} == {
-        ".cache/clip.mp4": "a hidden file, which systems and editors leave behind",
-        "B.mp4": "",
-        "b/._clip.mp4": "a hidden file, which systems and editors leave behind",
-        "b/clip.mp4": "",
-        "broken.mp4": "a symbolic link to a file that does not exist",
-        "empty.mp4": "no video stream",
-        "link.mp4": "",
-        "lists/one.txt": "a table of the data set, not a video",
-        "notes.txt": "no video stream",
-        "odd.mp4": "its header cannot be read (ZeroDivisionError: rate 0/0)",
-        "pipe.mp4": "neither a file nor a link to one",
-        "table.csv": "a table of the data set, not a video",
-        "unknown.mp4": "",
-        "\udce9.mp4": "",
-    }
-    assert [row.video_id for row in rows] == sorted((row.video_id for row in rows), key=os.fsencode)
-    by_id = {row.video_id: row for row in rows}
-    assert by_id["B.mp4"].sha256 == by_id["link.mp4"].sha256 == hashlib.sha256(b"video B.mp4").hexdigest()
-    assert (by_id["B.mp4"].size_bytes, by_id["B.mp4"].codec, by_id["B.mp4"].duration_seconds_header) == (
-        11,
-        "h264",
-        4.0,
-    )
-    assert by_id["unknown.mp4"].duration_seconds_header is None
-    assert scan_media(tmp_path, read_header, tables=["table.csv", "lists"], workers=1) == rows
-
-
-def test_what_may_not_be_read(tmp_path, monkeypatch):
-    put(tmp_path, "a.mp4")
-
-    def denied(*_):
-        raise PermissionError(13, "Permission denied")
-
-    with monkeypatch.context() as patch:  # not by chmod: root reads everything
-        patch.setattr(hashlib, "file_digest", denied)
-        assert scan_media(tmp_path, read_header)[0].reason == "cannot be read (Permission denied)"
-    monkeypatch.setattr(os, "scandir", denied)
-    with pytest.raises(DataError, match=rf"{tmp_path.name}: the folder cannot be listed \(Permission denied\)"):
-        scan_media(tmp_path, read_header)
-
-
-def test_a_folder_linked_into_itself(tmp_path):
-    put(tmp_path, "a/b/clip.mp4")
-    (tmp_path / "a" / "b" / "loop").symlink_to(tmp_path / "a")
-    with pytest.raises(DataError, match="loop: a symbolic link that leads back into its own folder"):
-        scan_media(tmp_path, read_header)
 
 
 def test_missing_media(tiny):
@@ -279,48 +203,6 @@ def test_segments_that_are_not_refused(tiny):
     assert len(index(tiny).segments) == 9
 
 
-def test_labels_from_folders():
-    ids = ["set/up/a.mp4", "set/deep/down/b.mp4", "set/up/down/c.mp4", "set/d.mp4", "other/up/e.mp4"]
-    assert folder_labels(ids, "set", ["up", "down"], Path("media")) == {
-        "set/up/a.mp4": "up",
-        "set/deep/down/b.mp4": "down",
-        "set/up/down/c.mp4": "up",
-        "set/d.mp4": "",
-        "other/up/e.mp4": "",
-    }
-    with pytest.raises(
-        DataError, match=r"folder 'dwn' \(2 video\(s\), 'dwn/a' first\) is no class, did you mean 'down'"
-    ):
-        folder_labels(["dwn/a", "dwn/b", "up/c"], ".", ["up", "down"], Path("media"))
-
-
-def test_group_rules():
-    assert by_pattern(r"(?P<class>\w+)/(?P<group>.+)_(?P=class)_", None)("hug/The_hug_1_hug_f.avi") == "The_hug_1"
-    assert by_pattern(r"_(g\d)", None)("a_g7.avi") == "g7"
-    assert by_pattern(r"^cam", "camera")("cam1.avi") == "camera"
-    rules = [by_column({"a": "x", "b": ""}), by_list({"b": "y"}), by_pattern("^(c)", None)]
-    assert assign_groups(["a", "f/b.mp4", "b", "c", "d"], rules) == {
-        "a": "x",
-        "f/b.mp4": "y",
-        "b": "y",
-        "c": "c",
-        "d": "",
-    }
-    assert assign_groups(["a", "b"], []) == {"a": "a", "b": "b"}
-
-
-def test_a_headed_list_joins_the_heads_of_a_stem_listed_twice(tmp_path):
-    text = "intro\nsource A\nx1: 0.5\nx2: 1\nsource B\nx3:\nsource C\nx2: 7\nx4:\nsource D\nx3:\nx5:\nsource A\nx6:\n"
-    put(tmp_path, "list.txt", text)
-    groups, joined = read_headed_list(tmp_path / "list.txt", r"^source (\w)", r"^(x\d):")
-    assert groups == {"x1": "A+C", "x2": "A+C", "x3": "B+D", "x4": "A+C", "x5": "B+D", "x6": "A+C"}
-    assert joined == [["A", "C"], ["B", "D"]]
-    with pytest.raises(DataError, match=r"row 1: 'intro' stands before any line that matches"):
-        read_headed_list(tmp_path / "list.txt", r"^source (\w)", r"^(\w+)$")
-    with pytest.raises(DataError, match=r"no line matches '\^\(y\)'"):
-        read_headed_list(tmp_path / "list.txt", r"^source (\w)", r"^(y)")
-
-
 def test_a_video_without_group_is_refused(tiny):
     put(tiny / "media", "new.mp4")
     append(tiny / "media" / "videos.csv", "new.mp4,up,")
@@ -363,6 +245,15 @@ def test_a_class_that_is_nowhere_to_be_learnt(tiny):
     (tiny / "media" / "videos.csv").write_text(text)
     segments = (tiny / "media" / "segments.csv").read_text()
     (tiny / "media" / "segments.csv").write_text(segments.replace("p3-all.mp4,0.5,1,up", "p3-all.mp4,0.5,1,down"))
+    warnings = index(tiny).audit["warnings"]  # enough for the clip task, and said aloud for the frame task
+    assert [line for line in warnings if "segment" in line] == [
+        "fold 1: no train segment of up",
+        "fold 2: no train segment of up",
+    ]
+    rows = text.splitlines()
+    (tiny / "media" / "videos.csv").write_text(
+        "\n".join(row for row in rows if ",up," not in row and ",down," not in row)
+    )
     with pytest.raises(DataError, match=r"fold 1 has no training segment of 1 class\(es\), up"):
         index(tiny)
 
@@ -429,3 +320,55 @@ def test_made_folds_need_no_order_of_files(tiny):
     found = index(tiny, workers=2)
     assert {row.fold for row in found.splits} == {1, 2, 3}
     assert index(tiny, workers=1) == found
+
+
+def test_groups_from_a_list_and_validation_as_a_share(tmp_path):
+    define(
+        tmp_path,
+        LISTS[: LISTS.index("splits:")]
+        + """
+groups: [{list: sources.txt, head: '^from (.+)$', member: '^(x.+)$'}, {pattern: 'y', name: other}]
+splits: {groups: {folds: [{test: [A+B]}, {test: [C], validation: [other]}], validation: 0.3}}
+""",
+    )
+    for name in ("up/x1", "down/x2", "up/x3", "down/x4", "up/x5", "down/x6", "up/y1", "down/y2"):
+        put(tmp_path / "media", f"videos/{name}.mp4")
+    put(tmp_path / "media", "sources.txt", "from A\nx1\nx2\nfrom B\nx2\nx3\nfrom C\nx4\nx5\nfrom D\nx5\nx6\n")
+    with pytest.raises(DataError, match="fold 2 has no test video"):  # C and D are one group, and called so
+        index(tmp_path)
+    card = (tmp_path / "tiny" / "card.yaml").read_text()
+    (tmp_path / "tiny" / "card.yaml").write_text(card.replace("test: [C]", "test: [C+D]"))
+    found = index(tmp_path)
+    groups = {Path(video.video_id).stem: video.group for video in found.videos}
+    assert groups == {
+        **dict.fromkeys(["x1", "x2", "x3"], "A+B"),
+        **dict.fromkeys(["x4", "x5", "x6"], "C+D"),
+        **dict.fromkeys(["y1", "y2"], "other"),
+        "sources": "",
+    }
+    assert found.audit["joined_groups"] == [["A", "B"], ["C", "D"]]
+    assert "groups A and B share a video and count as one" in found.audit["warnings"]
+    sides = {(row.fold, groups[Path(row.video_id).stem]): row.split for row in found.splits}
+    assert {sides[1, "C+D"], sides[1, "other"]} == {"train", "val"}
+    assert (sides[1, "A+B"], sides[2, "A+B"], sides[2, "C+D"], sides[2, "other"]) == ("test", "train", "test", "val")
+
+
+def test_published_lists_that_name_paths(tmp_path):
+    define(tmp_path, LISTS.replace("hmdb51", "ucf101"))
+    for number in range(6):
+        put(tmp_path / "media", f"videos/{('up', 'down')[number % 2]}/{number}.avi")
+    put(tmp_path / "media", "lists/trainlist01.txt", "up/0.avi 1\ndown/1.avi 2\nup/2.avi 1\ndown/3.avi 2\n")
+    put(tmp_path / "media", "lists/testlist01.txt", "up/4.avi\ndown/5.avi\n")
+    found = index(tmp_path)
+    assert [row.video_id for row in found.splits if row.split == "test"] == ["videos/down/5.avi", "videos/up/4.avi"]
+    put(tmp_path / "media", "lists/trainlist01.txt", "Up/0.avi 1\n")
+    put(tmp_path / "media", "lists/testlist01.txt", "Up/4.avi\n")
+    with pytest.raises(DataError, match=r"holds none of the 2 videos listed for fold 1, e\.g\. \['videos/Up/0\.avi'\]"):
+        index(tmp_path)
+
+
+def test_nothing_is_annotated(tmp_path):
+    define(tmp_path, LISTS.replace("folders: videos", "folders: other"))
+    put(tmp_path / "media", "videos/up/0.avi")
+    with pytest.raises(DataError, match="no video has a label or a segment"):
+        index(tmp_path)

@@ -4,12 +4,10 @@ import os
 import pytest
 
 from pipeline.data.tables import (
-    Decoded,
     Segment,
     Split,
     Video,
     read_csv,
-    read_decoded,
     read_segments,
     read_splits,
     read_videos,
@@ -39,13 +37,10 @@ def test_the_text_of_a_table(tmp_path):
     assert read_splits(tmp_path / "splits.csv")[1] == Split("b, c.mp4", 2, "val")
 
 
-def test_segments_and_decoded_come_back(tmp_path):
+def test_segments_come_back(tmp_path):
     segments = [Segment("a.mp4", 0.0, 1 / 3, "sit"), Segment("a.mp4", 1 / 3, 1.0, "stand")]
-    decoded = [Decoded("a.mp4", SHA, "damaged", "12 of 20 frames", 12, 64, 48, None)]
     write_rows(tmp_path / "segments.csv", Segment, segments)
-    write_rows(tmp_path / "decoded.csv", Decoded, decoded)
     assert read_segments(tmp_path / "segments.csv") == segments
-    assert read_decoded(tmp_path / "decoded.csv") == decoded
 
 
 def test_every_bad_row_is_named(tmp_path):
@@ -73,7 +68,6 @@ def test_every_bad_row_is_named(tmp_path):
         (Video("a", "", 0, "ok"), "expected 64 hex digits"),
         (Video("a", SHA, 0, "ok", "why"), "status is 'ok' with reason 'why'"),
         (Video("a", SHA, 0, "rejected"), "status is 'rejected' with reason ''"),
-        (Decoded("a", SHA, "damaged", "", 1, 1, 1, None), "expected a reason exactly when not ok"),
     ],
 )
 def test_a_bad_row_is_never_written(tmp_path, row, message):

@@ -54,12 +54,19 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def uri(migrated: Path, tmp_path: Path) -> str:
-    root = tmp_path / "a project"
-    root.mkdir()
+@pytest.fixture(scope="module")
+def uri(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database shared by the tests that only add runs to it."""
+    root = tmp_path_factory.mktemp("a project")
     shutil.copyfile(migrated, root / "mlflow.db")
     return f"sqlite:///{root}/mlflow.db"
+
+
+@pytest.fixture
+def own_uri(migrated: Path, tmp_path: Path) -> str:
+    """A database of the test's own."""
+    shutil.copyfile(migrated, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
 
 
 def start(uri: str, **params: object) -> Run:
@@ -108,29 +115,29 @@ def test_a_database_is_made_in_one_step(migrated: Path) -> None:
     assert trackingstore._revision(migrated) == trackingstore._newest_revision()
 
 
-def test_a_current_database_is_left_alone(uri: str) -> None:
-    path = Path(uri.removeprefix("sqlite:///"))
+def test_a_current_database_is_left_alone(own_uri: str) -> None:
+    path = Path(own_uri.removeprefix("sqlite:///"))
     before = path.read_bytes()
-    ensure_database(uri)
+    ensure_database(own_uri)
     assert path.read_bytes() == before
     assert not list(path.parent.glob("*.before-*"))
 
 
-def test_an_old_database_is_copied_before_it_is_upgraded(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = Path(uri.removeprefix("sqlite:///"))
+def test_an_old_database_is_copied_before_it_is_upgraded(own_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(own_uri.removeprefix("sqlite:///"))
     upgraded: list[Path] = []
     monkeypatch.setattr(trackingstore, "_newest_revision", lambda: "a newer one")
     monkeypatch.setattr(trackingstore, "_migrate", upgraded.append)
-    ensure_database(uri)
+    ensure_database(own_uri)
     assert upgraded == [path]
     (backup,) = path.parent.glob("mlflow.db.before-*")
     assert trackingstore._revision(backup) == trackingstore._revision(path)
 
 
-def test_a_database_of_a_newer_mlflow_turns_tracking_off(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with sqlite3.connect(uri.removeprefix("sqlite:///")) as database:
+def test_a_database_of_a_newer_mlflow_turns_tracking_off(own_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with sqlite3.connect(own_uri.removeprefix("sqlite:///")) as database:
         database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
-    with start(uri) as run:
+    with start(own_uri) as run:
         assert not run.on
     assert "ffffffffffff" in capsys.readouterr().err
 
@@ -487,7 +494,8 @@ def test_a_logged_model_loads_without_pickle_and_takes_any_length(
     assert name
 
     client = mlflow.MlflowClient(uri)
-    (logged,) = client.search_logged_models([look(uri, run.run_id).info.experiment_id])
+    experiment = look(uri, run.run_id).info.experiment_id
+    (logged,) = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run.run_id}'")
     assert (logged.status, logged.source_run_id, logged.params) == ("READY", run.run_id, {"lr": "0.1"})
     assert [(metric.key, metric.value) for metric in logged.metrics] == [("val_loss", 0.4)]
     folder = Path(client.list_logged_model_artifacts(logged.model_id)[0].path)

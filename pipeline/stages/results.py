@@ -1,0 +1,72 @@
+"""`lrcn results FOLDER...`: the scores of experiments, with controls and intervals, as a table."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DataError
+
+CONTROLS = {
+    "majority": "always the most frequent class",
+    "file_properties": "file header alone (size, rate, duration, ...)",
+    "single_frame": "single frames, averaged",
+    "mean_pool": "mean feature, no order",
+    "mean_and_motion": "mean and amount of motion, no order",
+    "shuffled": "the model, frames in random order",
+    "reversed": "the model, frames backwards",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the scores of each experiment folder."""
+    parser = argparse.ArgumentParser(prog="lrcn results", description=__doc__, allow_abbrev=False)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="e.g. artifacts/demo")
+    for folder in parser.parse_args(argv).folders:
+        if not (folder / "metrics.json").is_file():
+            raise DataError(f"{folder}: no metrics.json; expected the folder of an experiment that `dvc repro` built")
+        for task, scores in json.loads((folder / "metrics.json").read_text(encoding="utf-8")).items():
+            print("\n".join(lines(folder.name, task, scores)))
+
+
+def lines(experiment: str, task: str, scores: Mapping[str, Any]) -> list[str]:
+    """The table of one task."""
+    if task == "clip":
+        own, name, main_score = scores["test"]["video"], "top1", "top-1"
+        what = f"{own['num_videos']:.0f} test videos"
+    else:
+        own, name, main_score = scores["test"]["frame"], "acc", "accuracy"
+        what = f"{own['num_frames']:.0f} frames of {own['num_videos']:.0f} test recordings"
+    found = [
+        f"\n{experiment}, {task} task: {what}, {own['num_groups']:.0f} groups never seen in training",
+        f"  {'':<46}{main_score:>9}  95 % interval   model is better by",
+        _line("the model", own[name], own[f"{name}_low"], own[f"{name}_high"]),
+    ]
+    for control, text in CONTROLS.items():
+        if control in scores["controls"]:
+            rung = scores["controls"][control]
+            gain = (rung["difference"], rung["difference_low"], rung["difference_high"])
+            found.append(_line(text, rung[name], rung["low"], rung["high"], gain))
+    if task == "clip":
+        if own.get("auc") is not None:
+            found.append(f"  area under the ROC curve {own['auc']:.3f} [{own['auc_low']:.3f}, {own['auc_high']:.3f}]")
+        if scores.get("reversed_opposite") is not None:
+            found.append(
+                f"  played backwards, a video that was right gets the opposite action in "
+                f"{scores['reversed_opposite']:.2f} of the cases"
+            )
+    else:
+        parts = ", ".join(f"F1@{k} {own[f'f1_{k}']:.3f}" for k in (10, 25, 50))
+        found.append(f"  edit {own['edit']:.3f}, {parts}, per-frame mAP {own['frame_map']:.3f} (background left out)")
+    return found
+
+
+def _line(
+    text: str, value: float, low: float | None, high: float | None, gain: tuple[float, float, float] | None = None
+) -> str:
+    def interval(a: float | None, b: float | None) -> str:
+        return "" if a is None or b is None else f"[{a:.3f}, {b:.3f}]"
+
+    more = "" if gain is None else f"   {gain[0]:+.3f} {interval(gain[1], gain[2])}"
+    return f"  {text:<46}{value:>9.3f}  {interval(low, high):<14}{more}"

@@ -1,0 +1,105 @@
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.scan import scan_media
+from pipeline.errors import DataError, RejectedVideo
+
+
+@dataclass(frozen=True)
+class Header:
+    codec: str = "h264"
+    pixel_format: str = "yuv420p"
+    width: int = 64
+    height: int = 48
+    rotation_degrees: int = 0
+    fps_header: float | None = 25.0
+    duration_seconds_header: float | None = 4.0
+    num_frames_header: int = 100
+    has_audio: bool = False
+    bit_rate: int = 1000
+
+
+def read_header(path: Path) -> Header:
+    """Stands in for the demuxer: files that begin with `video` are videos."""
+    content = path.read_bytes()
+    if content.startswith(b"crash"):
+        raise ZeroDivisionError("rate 0/0")
+    if not content.startswith(b"video"):
+        raise RejectedVideo("no video\n stream")
+    return Header(duration_seconds_header=float("nan")) if content.startswith(b"video without duration") else Header()
+
+
+def put(folder: Path, name: str, content: str | None = None) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"video {name}" if content is None else content)
+
+
+def test_every_file_is_answered_for(tmp_path):
+    put(tmp_path, "b/clip.mp4")
+    put(tmp_path, "B.mp4")
+    put(tmp_path, "empty.mp4", "")
+    put(tmp_path, "notes.txt", "text")
+    put(tmp_path, "table.csv", "a,b")
+    put(tmp_path, "lists/one.txt", "a")
+    put(tmp_path, "b/._clip.mp4")
+    put(tmp_path, ".cache/clip.mp4")
+    put(tmp_path, "odd.mp4", "crash")
+    put(tmp_path, "unknown.mp4", "video without duration")
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "B.mp4")
+    (tmp_path / "broken.mp4").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / os.fsdecode(b"\xe9.mp4")).write_text("video")
+
+    rows = scan_media(tmp_path, read_header, tables=["table.csv", "lists"], workers=3)
+    assert {row.video_id: row.reason for row in rows} == {
+        ".cache/clip.mp4": "a hidden file, which systems and editors leave behind",
+        "B.mp4": "",
+        "b/._clip.mp4": "a hidden file, which systems and editors leave behind",
+        "b/clip.mp4": "",
+        "broken.mp4": "a symbolic link to a file that does not exist",
+        "empty.mp4": "no video stream",
+        "link.mp4": "",
+        "lists/one.txt": "a table of the data set, not a video",
+        "notes.txt": "no video stream",
+        "odd.mp4": "its header cannot be read (ZeroDivisionError: rate 0/0)",
+        "pipe.mp4": "neither a file nor a link to one",
+        "table.csv": "a table of the data set, not a video",
+        "unknown.mp4": "",
+        "\udce9.mp4": "",
+    }
+    assert [row.video_id for row in rows] == sorted((row.video_id for row in rows), key=os.fsencode)
+    by_id = {row.video_id: row for row in rows}
+    assert by_id["B.mp4"].sha256 == by_id["link.mp4"].sha256 == hashlib.sha256(b"video B.mp4").hexdigest()
+    assert (by_id["B.mp4"].size_bytes, by_id["B.mp4"].codec, by_id["B.mp4"].duration_seconds_header) == (
+        11,
+        "h264",
+        4.0,
+    )
+    assert by_id["unknown.mp4"].duration_seconds_header is None
+    assert scan_media(tmp_path, read_header, tables=["table.csv", "lists"], workers=1) == rows
+
+
+def test_what_may_not_be_read(tmp_path, monkeypatch):
+    put(tmp_path, "a.mp4")
+
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:  # not by chmod: root reads everything
+        patch.setattr(hashlib, "file_digest", denied)
+        assert scan_media(tmp_path, read_header)[0].reason == "cannot be read (Permission denied)"
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(DataError, match=rf"{tmp_path.name}: the folder cannot be listed \(Permission denied\)"):
+        scan_media(tmp_path, read_header)
+
+
+def test_a_folder_linked_into_itself(tmp_path):
+    put(tmp_path, "a/b/clip.mp4")
+    (tmp_path / "a" / "b" / "loop").symlink_to(tmp_path / "a")
+    with pytest.raises(DataError, match="loop: a symbolic link that leads back into its own folder"):
+        scan_media(tmp_path, read_header)
