@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     store = FeatureStore(layout.features(name), features_key(view, backbone.name, backbone.weights_sha256))
     videos = {video.sha256: video.video_id for video in read_videos(layout.videos) if video.status == "ok"}
     wanted = [sha256 for sha256 in videos if frames.verdict(sha256).status != "rejected"]
-    missing = [sha256 for sha256 in wanted if not store.has(sha256)]
+    missing = [sha256 for sha256 in wanted if not store.has(sha256, verify=True)]
     extractor = Extractor(
         backbone, view.crop, choose_device(options.runtime.device), workers=num_workers(options.runtime.workers)
     )

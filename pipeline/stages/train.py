@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             network.to(device), packed["train"], packed["val"], experiment.view, loop_settings(options, settings),
             Progress(run, options, settings.epochs),
         )  # fmt: skip
+        best = min(history, key=lambda row: row["val_loss"])
         rows = [[row[name] for name in HISTORY_COLUMNS] for row in history]
         write_table(folder / "history.csv", HISTORY_COLUMNS, rows)
         spec = ModelSpec(
@@ -96,10 +97,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             feature_size=backbone.feature_size,
             num_classes=len(classes),
             per_step=options.task == "frame",
+            epoch=int(best["epoch"]),
         )
         facts = {"run_id": run.run_id, "experiment": options.name, "name": folder.name}
         write_text(folder / "mlflow_run.json", json.dumps(facts, indent=2) + "\n")
-    best = min(history, key=lambda row: row["val_loss"])
     print(
         f"train: {options.name} {folder.name}: {len(sides['train'])} videos, {len(history)} epochs, best epoch "
         f"{best['epoch']:.0f} with validation loss {best['val_loss']:.3f} and score {best['val_score']:.3f}"

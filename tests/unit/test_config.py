@@ -34,7 +34,9 @@ def test_values_and_defaults(tmp_path):
 
 
 def test_all_problems_at_once_with_the_nearest_key(tmp_path):
-    bad = GOOD.replace("seed: 0", "sed: 0").replace("lr: 0.01", "lr: 1e-3").replace("hidden_size: 4", "hiden_size: true")
+    bad = (
+        GOOD.replace("seed: 0", "sed: 0").replace("lr: 0.01", "lr: 1e-3").replace("hidden_size: 4", "hiden_size: true")
+    )
     bad = bad.replace("crop: 96", "crop: true").replace("weights: default", "weigths: default")
     with pytest.raises(ConfigError, match=r"x\.yaml has 6 problem\(s\)") as caught:
         load(tmp_path, bad)

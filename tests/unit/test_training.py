@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.data.labels import IGNORED
 from pipeline.errors import TrainingError
 from pipeline.models.recurrent import RecurrentClassifier
 from pipeline.training.loop import TrainSettings, step_loss, train, validate, warm_up_cosine
-from pipeline.data.labels import IGNORED
 from pipeline.training.sequences import Batch, Sequences, gather, training_batches
 from pipeline.view import View
 
