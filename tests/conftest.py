@@ -1,0 +1,132 @@
+"""What several kinds of tests share: a toy repository whose answer is known, and one run of all stages on it."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+TOY_CARD = """
+name: toy
+title: Squares that move left or right
+licence: none
+source: drawn by the test
+media: media/toy
+background: rest
+opposites: [[left, right]]
+labels: {csv: {file: labels.csv}}
+segments: segments.csv
+groups: [{column: who}]
+splits:
+  groups:
+    folds: [{test: ['g0[0-3]'], validation: ['g0[45]']}]
+"""
+TOY_CONFIG = """
+dataset: toy
+seed: 0
+folds: [1]
+view: {fps: 10.0, short_side: 32, crop: 32, clip_frames: 0, clip_stride: 0}
+backbone: {name: squeezenet1_1, weights: random}
+finetune: null
+train:
+  clip: {hidden_size: 32, epochs: 30, lr: 0.01, batch_size: 8, dropout: 0.0, patience: 30}
+  frame: {hidden_size: 32, epochs: 30, lr: 0.01, batch_size: 4, dropout: 0.0, patience: 30}
+evaluate: {bootstrap_samples: 200}
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads():
+    """Tests' matrices are tiny: threads waiting on each other would cost more than they compute."""
+    torch.set_num_threads(1)
+
+
+def square_frames(positions: list[int], color: tuple[int, int, int], seed: int) -> list[np.ndarray]:
+    """A 10 pixel square at these columns of a 32 x 32 picture with a little noise, (32, 32, 3) uint8 each."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for column in positions:
+        frame = rng.integers(0, 24, (32, 32, 3), dtype=np.uint8)
+        frame[11:21, column : column + 10] = color
+        frames.append(frame)
+    return frames
+
+
+def write_toy_video(path: Path, label: str, number: int) -> None:
+    from pipeline.synthetic import write_video
+
+    steps = list(range(0, 22, 2))
+    columns = steps if label == "right" else steps[::-1]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, square_frames(columns, (255, 120 + number * 5 % 120, 90), number), fps=10)
+
+
+def make_toy(root: Path, *, people: int = 20) -> Path:
+    """A repository with data set, media and configuration, in which stages and commands can run."""
+    from pipeline.synthetic import write_video
+
+    for name, text in {
+        "datasets/toy/card.yaml": TOY_CARD,
+        "datasets/toy/classes.txt": "left\nright\n",
+        "configs/toy.yaml": TOY_CONFIG,
+        "configs/runtime.yaml": "device: cpu\nworkers: 2\n",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    media = root / "media/toy"
+    labels, segments = ["path,label,who"], ["path,start_seconds,end_seconds,label"]
+    for number in range(people):
+        who = f"g{number:02d}"
+        for label in ("left", "right"):
+            write_toy_video(media / label / f"{who}.mp4", label, number)
+            labels.append(f"{label}/{who}.mp4,{label},{who}")
+        columns = [0] * 5 + list(range(0, 22, 2)) + [20] * 5 + list(range(20, -2, -2)) + [0] * 4
+        (media / "long").mkdir(parents=True, exist_ok=True)
+        write_video(media / "long" / f"{who}.mp4", square_frames(columns, (255, 160, 90), 100 + number), fps=10)
+        labels.append(f"long/{who}.mp4,,{who}")
+        segments += [f"long/{who}.mp4,0.5,1.6,right", f"long/{who}.mp4,2.1,3.2,left"]
+    (media / "labels.csv").write_text("\n".join(labels) + "\n")
+    (media / "segments.csv").write_text("\n".join(segments) + "\n")
+    return root
+
+
+def run_stage(name: str, *arguments: str) -> None:
+    """A stage in this process, as DVC starts it."""
+    import importlib
+
+    importlib.import_module(f"pipeline.stages.{name}").main(["--config", "configs/toy.yaml", *arguments])
+
+
+@pytest.fixture(scope="session")
+def built_toy(tmp_path_factory) -> Path:
+    """The toy with every stage run on it, without tracking. Read only: tests that change something copy it."""
+    root = make_toy(tmp_path_factory.mktemp("toy"))
+    before, environment = Path.cwd(), os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = "off"
+    os.chdir(root)
+    try:
+        for stage in ("index", "decode", "finetune", "extract"):
+            run_stage(stage)
+        for task in ("clip", "frame"):
+            run_stage("train", "--task", task)
+            run_stage("evaluate", "--task", task)
+        run_stage("report")
+    finally:
+        os.chdir(before)
+        os.environ.pop("MLFLOW_TRACKING_URI")
+        if environment is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = environment
+    return root
+
+
+@pytest.fixture
+def toy(built_toy, tmp_path, monkeypatch) -> Path:
+    """A copy of the built toy, being the working folder; tracking is off."""
+    root = tmp_path / "toy"
+    shutil.copytree(built_toy, root)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    return root

@@ -1,0 +1,150 @@
+"""`dvc repro` from an empty repository, on the toy: what runs, what does not run again, and what MLflow holds."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.conftest import ROOT, make_toy, write_toy_video
+
+pytestmark = pytest.mark.slow
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("repro")
+    for name in ("pipeline", "configs", "datasets"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dvc.yaml", root)
+    shutil.copy(ROOT / ".gitignore", root)
+    make_toy(root)
+    run(root, "lrcn", "select", "toy")
+    run(root, "git", "init", "--quiet")
+    run(root, "dvc", "init", "--quiet")
+    run(root, "git", "add", "--all")
+    run(root, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", "start")
+    return root
+
+
+def run(root: Path, *command: str) -> str:
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"Running stage '([^']+)'", output)
+
+
+ALL = [
+    "index@toy", "decode@toy", "finetune@toy-shared", "extract@toy-shared", "train@toy-clip-fold1",
+    "train@toy-frame-fold1", "evaluate@toy-clip-fold1", "evaluate@toy-frame-fold1", "report@toy",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built(repository) -> Path:
+    output = run(repository, "dvc", "repro")
+    assert sorted(stages_run(output)) == sorted(ALL)
+    return repository
+
+
+def test_again_does_nothing(built):
+    output = run(built, "dvc", "repro")
+    assert stages_run(output) == []
+    assert "Data and pipelines are up to date" in output
+
+
+def test_the_model_learned_the_direction(built):
+    scores = json.loads((built / "artifacts/toy/metrics.json").read_text())
+    assert scores["clip"]["test"]["video"]["top1"] == 1.0
+    assert scores["clip"]["reversed_opposite"] == 1.0
+    shown = run(built, "dvc", "metrics", "show", "--json")
+    assert "artifacts/toy/metrics.json" in shown
+
+
+def test_runtime_settings_rebuild_nothing(built):
+    (built / "configs/runtime.yaml").write_text("device: cpu\nworkers: 1\n")
+    assert stages_run(run(built, "dvc", "repro")) == []
+
+
+def test_one_training_value_reruns_train_evaluate_and_report(built):
+    config = built / "configs/toy.yaml"
+    config.write_text(config.read_text().replace("clip: {hidden_size: 32", "clip: {hidden_size: 24"))
+    output = run(built, "dvc", "repro")
+    assert stages_run(output) == ["train@toy-clip-fold1", "evaluate@toy-clip-fold1", "report@toy"]
+
+
+def test_one_more_video_is_decoded_and_extracted_alone(built):
+    write_toy_video(built / "media/toy/right/late.mp4", "right", 90)
+    output = run(built, "dvc", "repro", "extract")
+    assert "decode: 1 of 61 videos decoded" in output
+    assert "extract: 1 of 61 videos extracted" in output
+
+
+def test_the_run_says_what_was_trained_on_what(built):
+    found = json.loads(
+        run(
+            built,
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            "import json, mlflow\n"
+            "mlflow.set_tracking_uri('sqlite:///mlflow.db')\n"
+            "run = mlflow.search_runs(search_all_experiments=True, filter_string=\"tags.task = 'frame'\",\n"
+            "    output_format='list')[0]\n"
+            "client = mlflow.MlflowClient()\n"
+            "print(json.dumps({'tags': run.data.tags, 'params': run.data.params, 'metrics': run.data.metrics,\n"
+            "    'inputs': [i.dataset.name for i in run.inputs.dataset_inputs], 'status': run.info.status,\n"
+            "    'files': [f.path for f in client.list_artifacts(run.info.run_id)],\n"
+            "    'epochs': len(client.get_metric_history(run.info.run_id, 'val_loss'))}))",
+        ).splitlines()[-1]
+    )
+    tags = found["tags"]
+    assert found["status"] == "FINISHED"
+    assert tags["dvc.stage"] == "train@toy-frame-fold1"
+    assert re.fullmatch("[0-9a-f]{40}", tags["git.commit"])
+    assert tags["git.dirty"] in ("true", "false")
+    assert re.fullmatch("[0-9a-f]{16}", tags["features.key"])
+    assert re.fullmatch("[0-9a-f]{64}", tags["videos.sha256"])
+    assert tags["fold"] == "1"
+    assert found["params"]["train.frame.hidden_size"] == "32"
+    assert found["metrics"]["test/frame/acc"] >= 0.9
+    assert found["epochs"] >= 5
+    assert found["inputs"] == ["train", "val"]
+    assert {"confusion.png", "controls.png", "curves.png", "per_class.json", "config.yaml"} <= set(found["files"])
+
+
+def test_the_logged_model_predicts_in_another_process(built):
+    code = (
+        "import json, sys, mlflow, numpy as np\n"
+        "mlflow.set_tracking_uri(sys.argv[1])\n"
+        "run_id = json.load(open(sys.argv[2]))['run_id']\n"
+        "(model,) = mlflow.get_run(run_id).outputs.model_outputs\n"
+        "loaded = mlflow.pyfunc.load_model(f'models:/{model.model_id}')\n"
+        "x = np.random.default_rng(0).normal(size=(2, 9, 512)).astype(np.float32)\n"
+        "print(json.dumps(loaded.predict(x).tolist()))\n"
+    )
+    folder = built / "artifacts/toy/trainings/frame-fold1"
+    environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, f"sqlite:///{built / 'mlflow.db'}", folder / "mlflow_run.json"],
+        cwd=built.parent, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    got = np.array(json.loads(done.stdout.splitlines()[-1]))
+    from pipeline.models.modelfolder import load_model
+
+    model = load_model(folder / "model")
+    features = np.random.default_rng(0).normal(size=(2, 9, 512)).astype(np.float32)
+    assert got.shape == (2, 9, 3)
+    np.testing.assert_allclose(got, [model.predict_features(video) for video in features], atol=1e-5)

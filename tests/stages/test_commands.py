@@ -1,0 +1,212 @@
+"""The commands on files that people have: good ones, broken ones, and things that are no video."""
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli
+from pipeline.inference import predict
+from pipeline.video.reader import RejectedVideo
+from tests.conftest import write_toy_video
+
+MODEL = "artifacts/toy/trainings/clip-fold1/model"
+
+
+def results(folder: str) -> dict[str, dict[str, str]]:
+    with Path(folder, "results.csv").open(newline="") as file:
+        return {Path(row["path"]).name: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def folder(toy) -> Path:
+    """Two good clips among four that are not."""
+    inbox = toy / "inbox"
+    write_toy_video(inbox / "goes left.mp4", "left", 50)
+    write_toy_video(inbox / "sub" / "goes right.mp4", "right", 51)
+    return inbox
+
+
+@pytest.fixture
+def bad_files(folder) -> set[str]:
+    import av
+    import numpy as np
+
+    good = (folder / "goes left.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(good[: len(good) * 2 // 3])
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "text.mp4").write_text("not a video\n")
+    with av.open(str(folder / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        stream.layout = "mono"
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", "mono")
+        sound.sample_rate = 8000
+        container.mux(stream.encode(sound) + stream.encode(None))
+    return {"cut.mp4", "empty.mp4", "text.mp4", "sound.mp4"}
+
+
+def test_predict_labels_a_folder(folder):
+    assert cli.main(["predict", str(folder), "--model", MODEL, "--out", "out"]) == 0
+    found = results("out")
+    assert {name: row["label"] for name, row in found.items()} == {"goes left.mp4": "left", "goes right.mp4": "right"}
+    assert all(float(row["score"]) > 0.5 and row["frames"] == "11" for row in found.values())
+
+
+def test_bad_files_get_a_reason_and_the_good_ones_the_same_answer_as_without_them(folder, request, capsys):
+    assert cli.main(["predict", str(folder), "--model", MODEL, "--out", "alone"]) == 0
+    bad = request.getfixturevalue("bad_files")
+    assert cli.main(["predict", str(folder), "--model", MODEL, "--out", "mixed"]) == 1
+    alone, mixed = results("alone"), results("mixed")
+    assert set(mixed) == set(alone) | bad
+    for name in alone:
+        assert mixed[name] == alone[name]
+    for name, words in {
+        "cut.mp4": "index", "empty.mp4": "empty file", "text.mp4": "text", "sound.mp4": "no video stream",
+    }.items():  # fmt: skip
+        assert mixed[name]["status"] == "rejected"
+        assert words in mixed[name]["reason"], mixed[name]["reason"]
+        assert mixed[name]["label"] == ""
+    printed = capsys.readouterr()
+    assert "2 ok, 4 rejected" in printed.out
+    assert "empty.mp4: rejected: empty file" in printed.err
+    assert len(Path("mixed/predictions.jsonl").read_text().splitlines()) == 6
+
+
+def test_a_second_call_does_nothing_and_a_new_file_is_done_alone(folder, monkeypatch, capsys):
+    arguments = ["predict", str(folder), "--model", MODEL, "--out", "out"]
+    assert cli.main(arguments) == 0
+    before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+
+    def never(*_, **__):
+        raise AssertionError("a second call must not load the model")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "load_model", never)
+        assert cli.main(arguments) == 0
+    assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
+    write_toy_video(folder / "third.mp4", "left", 52)
+    capsys.readouterr()
+    assert cli.main(arguments) == 0
+    assert "3 file(s), 1 looked at now: 3 ok" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_goes_on_where_it_was(folder, monkeypatch, capsys):
+    arguments = ["predict", str(folder), "--model", MODEL, "--out"]
+    assert cli.main([*arguments, "whole"]) == 0
+    real = predict.answer_for
+
+    def stop_at_second(path, *rest):
+        if "right" in path:
+            raise KeyboardInterrupt
+        return real(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "answer_for", stop_at_second)
+        assert cli.main([*arguments, "out"]) == 130
+    assert not Path("out/results.csv").exists()
+    capsys.readouterr()
+    assert cli.main([*arguments, "out"]) == 0
+    assert "1 looked at now" in capsys.readouterr().out
+    for name in ("results.csv", "predictions.jsonl", "segments.csv"):
+        assert Path("out", name).read_bytes() == Path("whole", name).read_bytes()
+
+
+def test_a_frame_model_writes_segments(toy):
+    model = "artifacts/toy/trainings/frame-fold1/model"
+    assert cli.main(["predict", "media/toy/long/g00.mp4", "--model", model, "--out", "out"]) == 0
+    with Path("out/segments.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [row["label"] for row in found] == ["right", "left"]
+    assert float(found[0]["start_seconds"]) == pytest.approx(0.5, abs=0.31)
+    assert float(found[1]["end_seconds"]) == pytest.approx(3.2, abs=0.31)
+
+
+def test_predict_without_a_model_or_input_cannot_run(folder, capsys):
+    assert cli.main(["predict", str(folder), "--model", "none", "--out", "out"]) == 2
+    assert "lrcn predict: none: no model here" in capsys.readouterr().err
+    assert cli.main(["predict", "nowhere", "--model", MODEL, "--out", "out"]) == 2
+    assert "nowhere: no such file or folder" in capsys.readouterr().err
+    assert cli.main(["predict", str(folder), "--model", MODEL, "--out", "inbox/goes left.mp4"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_check_says_what_each_file_is(folder, bad_files, capsys):
+    assert cli.main(["check", str(folder), "--json"]) == 1
+    rows = {Path(row["path"]).name: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert set(rows) == bad_files | {"goes left.mp4", "goes right.mp4"}
+    good = rows["goes left.mp4"]
+    assert (good["status"], good["num_frames"], good["width"], good["height"]) == ("ok", 11, 32, 32)
+    assert good["codec"] == "h264"
+    assert rows["empty.mp4"]["reason"].startswith("empty file")
+    assert cli.main(["check", str(folder / "goes left.mp4")]) == 0
+    assert "ok             11       32x32" in capsys.readouterr().out
+
+
+def test_extract_writes_a_vector_per_frame_once(folder, bad_files, capsys):
+    from safetensors.numpy import load_file
+
+    arguments = ["extract", str(folder), "--backbone", "squeezenet1_1", "--fps", "10", "--short-side", "32"]
+    arguments += ["--crop", "32", "--weights", "random", "--out", "features"]
+    assert cli.main(arguments) == 1
+    with Path("features/videos.csv").open(newline="") as file:
+        rows = {Path(row["path"]).name: row for row in csv.DictReader(file)}
+    assert len(rows) == 6
+    good = rows["goes left.mp4"]
+    assert (good["status"], good["num_frames"]) == ("ok", "11")
+    assert load_file(f"features/{good['sha256']}.safetensors")["values"].shape == (11, 512)
+    assert rows["text.mp4"]["status"] == "rejected"
+    capsys.readouterr()
+    assert cli.main(arguments) == 1
+    assert "2 of 6 file(s) have features, 4 looked at now" in capsys.readouterr().out
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    code = (
+        "import sys; from pipeline import cli; cli.main(['--help']); "
+        "print(sorted({'torch', 'av', 'cv2', 'mlflow', 'numpy', 'pandas'} & set(sys.modules)))"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 5
+    assert done.stdout.splitlines()[-1] == "[]"
+    for command in cli.COMMANDS:
+        assert f"  {command}" in done.stdout
+
+
+def test_unknown_commands_and_debug(toy, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["pred"])
+    assert caught.value.code == 2
+    assert "unknown command 'pred'; expected one of predict, check" in capsys.readouterr().err
+    from pipeline.errors import LrcnError
+
+    with pytest.raises(LrcnError, match="no model here"):
+        cli.main(["predict", "media", "--model", "none", "--out", "out", "--debug"])
+
+
+def test_doctor_finds_this_installation_in_order(toy, capsys):
+    assert cli.main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("python", "torch", "codecs", "torchvision", "gpu", "weights", "tracking"):
+        assert f"ok    {word}" in printed, printed
+
+
+def test_results_prints_the_ladder(toy, capsys):
+    assert cli.main(["results", "artifacts/toy"]) == 0
+    printed = capsys.readouterr().out
+    assert "toy, clip task: 8 test videos, 4 groups never seen in training" in printed
+    assert "played backwards, a video that was right gets the opposite action in 1.00 of the cases" in printed
+    assert "toy, frame task" in printed
+    assert cli.main(["results", "nowhere"]) == 2
+
+
+def test_rejections_carry_no_path_twice(folder, bad_files):
+    from pipeline.video.reader import VideoReader
+
+    with pytest.raises(RejectedVideo) as caught:
+        list(VideoReader(folder / "empty.mp4").frames(10, 32))
+    assert "empty.mp4" not in str(caught.value)

@@ -1,0 +1,196 @@
+"""The stages on a toy whose answer is known: a square moves left or right, and no single frame tells which."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ConfigError, DataError, StoreError, ViewMismatch
+from pipeline.features.backbones import read_backbone
+from pipeline.features.extract import Extractor
+from pipeline.features.store import FeatureStore
+from pipeline.models.modelfolder import load_model
+from pipeline.video.reader import VideoReader
+from tests.conftest import run_stage, write_toy_video
+
+ARTIFACTS = Path("artifacts/toy")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def metrics(root: Path, training: str) -> dict:
+    return json.loads((root / ARTIFACTS / "evaluations" / training / "metrics.json").read_text())
+
+
+def test_every_file_of_the_folder_is_accounted_for(built_toy):
+    found = rows(built_toy / ARTIFACTS / "videos.csv")
+    media = built_toy / "media/toy"
+    assert [row["video_id"] for row in found] == sorted(
+        p.relative_to(media).as_posix() for p in media.rglob("*") if p.is_file()
+    )
+    assert [(row["video_id"], row["status"]) for row in found if row["status"] != "ok"] == [
+        ("labels.csv", "rejected"),
+        ("segments.csv", "rejected"),
+    ]
+    assert len(rows(built_toy / ARTIFACTS / "decoded.csv")) == 60
+
+
+def test_the_clip_model_reads_the_order_of_the_frames(built_toy):
+    scores = metrics(built_toy, "clip-fold1")
+    assert scores["test"]["video"]["num_videos"] == 8
+    assert scores["test"]["video"]["top1"] == 1.0
+    assert scores["controls"]["single_frame"]["top1"] <= 0.75
+    assert scores["controls"]["majority"]["top1"] == 0.5
+    assert scores["reversed_opposite"] == 1.0
+    assert scores["controls"]["reversed"]["top1"] == 0.0
+
+
+def test_the_frame_model_finds_the_segments(built_toy):
+    scores = metrics(built_toy, "frame-fold1")["test"]["frame"]
+    assert scores["acc"] >= 0.9
+    assert scores["f1_50"] >= 0.8
+    assert scores["background_class"] == 0
+
+
+def test_predictions_hold_every_test_video_and_the_scores_follow_from_them(built_toy):
+    found = rows(built_toy / ARTIFACTS / "evaluations/clip-fold1/predictions.csv")
+    assert {row["group"] for row in found} == {"g00", "g01", "g02", "g03"}
+    assert np.mean([row["label"] == row["predicted"] for row in found]) == 1.0
+    assert all(float(row["left"]) + float(row["right"]) == pytest.approx(1, abs=1e-5) for row in found)
+    pooled = json.loads((built_toy / ARTIFACTS / "metrics.json").read_text())
+    assert pooled["clip"]["test"]["video"]["top1"] == 1.0
+    assert pooled["frame"]["test"]["frame"]["acc"] == pytest.approx(
+        metrics(built_toy, "frame-fold1")["test"]["frame"]["acc"]
+    )
+
+
+def test_the_report_is_one_page_that_loads_nothing(built_toy):
+    page = (built_toy / ARTIFACTS / "report.html").read_text()
+    assert "Squares that move left or right" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "src=\"http" not in page
+
+
+def test_features_through_the_store_and_straight_from_the_video_are_equal_bit_for_bit(built_toy):
+    backbone = read_backbone(built_toy / ARTIFACTS / "backbone/shared/backbone.safetensors")
+    model = load_model(built_toy / ARTIFACTS / "trainings/clip-fold1/model")
+    store = FeatureStore(built_toy / ARTIFACTS / "features/shared", model.spec.features_key)
+    videos = [row for row in rows(built_toy / ARTIFACTS / "videos.csv") if row["status"] == "ok"]
+    readers = {row["sha256"]: VideoReader(built_toy / "media/toy" / row["video_id"]) for row in reversed(videos)}
+    extractor = Extractor(backbone, 32, "cpu", workers=2)
+    direct = dict(extractor.run((sha256, reader.frames(10.0, 32)) for sha256, reader in readers.items()))
+    assert len(direct) == 60
+    for sha256, features in direct.items():
+        stored = store.read(sha256)
+        for name in ("values", "time_seconds", "pts_seconds"):
+            np.testing.assert_array_equal(getattr(features, name), getattr(stored, name))
+        assert features.values.std() > 0
+
+
+def test_a_second_run_does_nothing(toy, capsys):
+    run_stage("decode")
+    run_stage("extract")
+    printed = capsys.readouterr().out
+    assert "decode: 0 of 60 videos decoded" in printed
+    assert "extract: 0 of 60 videos extracted" in printed
+
+
+def test_adding_one_video_decodes_and_extracts_one_video(toy, capsys):
+    before = {path.name: path.stat().st_mtime_ns for path in (ARTIFACTS / "features/shared").iterdir()}
+    write_toy_video(Path("media/toy/left/new.mp4"), "left", 77)
+    for stage in ("index", "decode", "extract"):
+        run_stage(stage)
+    printed = capsys.readouterr().out
+    assert "decode: 1 of 61 videos decoded" in printed
+    assert "extract: 1 of 61 videos extracted" in printed
+    after = {path.name: path.stat().st_mtime_ns for path in (ARTIFACTS / "features/shared").iterdir()}
+    assert len(after) == len(before) + 1
+    assert before.items() <= after.items()
+
+
+def test_changed_parameters_never_meet_old_values(toy, capsys):
+    config = Path("configs/toy.yaml")
+    config.write_text(config.read_text().replace("fps: 10.0", "fps: 5.0"))
+    run_stage("decode")
+    run_stage("extract")
+    printed = capsys.readouterr().out
+    assert "decode: 60 of 60" in printed
+    assert "extract: 60 of 60" in printed
+    with pytest.raises(ViewMismatch, match="made under key"):
+        FeatureStore(ARTIFACTS / "features/shared", "0" * 16).read(
+            next((ARTIFACTS / "features/shared").glob("*.safetensors")).stem
+        )
+
+
+def test_damaged_entries_are_rebuilt(toy, capsys):
+    frames = sorted((ARTIFACTS / "frames").glob("*.mkv"))[0]
+    features = sorted((ARTIFACTS / "features/shared").glob("*.safetensors"))[0]
+    good = features.read_bytes()
+    for path in (frames, features):
+        data = bytearray(path.read_bytes())
+        data[-5] ^= 4
+        path.write_bytes(data)
+    with pytest.raises(StoreError, match="damaged"):
+        run_stage("train", "--task", "clip")
+    run_stage("decode")
+    run_stage("extract")
+    printed = capsys.readouterr().out
+    assert "decode: 1 of 60" in printed
+    assert "extract: 1 of 60" in printed
+    assert features.read_bytes() == good
+
+
+def test_a_truncated_video_is_listed_and_the_rest_goes_on(toy, capsys):
+    path = Path("media/toy/left/g10.mp4")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    run_stage("index")
+    run_stage("decode")
+    found = {row["video_id"]: row for row in rows(ARTIFACTS / "videos.csv")}
+    assert found["left/g10.mp4"]["status"] == "rejected"
+    assert "index" in found["left/g10.mp4"]["reason"] or "incomplete" in found["left/g10.mp4"]["reason"]
+    assert "59 ok" in capsys.readouterr().out
+
+
+def test_no_video_at_all_is_an_error_with_the_way_out(toy):
+    shutil.rmtree("media/toy")
+    with pytest.raises(DataError, match=r"media/toy: no such folder; .*README\.md"):
+        run_stage("index")
+
+
+def test_a_task_the_experiment_does_not_train(toy):
+    config = Path("configs/toy.yaml")
+    config.write_text("\n".join(line for line in config.read_text().splitlines() if not line.startswith("  frame:")))
+    with pytest.raises(ConfigError, match=r"train\.frame is empty"):
+        run_stage("train", "--task", "frame")
+
+
+def test_two_trainings_with_one_seed_are_equal(toy):
+    model = ARTIFACTS / "trainings/clip-fold1/model/model.safetensors"
+    scores = ARTIFACTS / "evaluations/clip-fold1/metrics.json"
+    before = model.read_bytes(), scores.read_bytes()
+    run_stage("train", "--task", "clip")
+    run_stage("evaluate", "--task", "clip")
+    assert (model.read_bytes(), scores.read_bytes()) == before
+
+
+def test_fine_tuning_gives_each_fold_its_own_features(toy, capsys):
+    config = Path("configs/toy.yaml")
+    config.write_text(
+        config.read_text().replace(
+            "finetune: null", "finetune: {epochs: 2, frames_per_video: 3, batch_size: 32, lr: 0.001}"
+        )
+    )
+    run_stage("finetune")
+    run_stage("extract")
+    assert "extract: 60 of 60" in capsys.readouterr().out
+    history = rows(ARTIFACTS / "backbone/fold1/history.csv")
+    assert len(history) == 2
+    assert set(history[0]) == {"epoch", "train_loss", "val_loss", "val_frame_accuracy", "val_video_accuracy"}
+    shared, own = (json.loads((ARTIFACTS / f"backbone/{name}/backbone.json").read_text()) for name in ("shared", "fold1"))
+    assert shared["weights_sha256"] != own["weights_sha256"]

@@ -1,0 +1,364 @@
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import RejectedVideo, VideoError, WeightsError
+from pipeline.features.backbones import Backbone, load_backbone
+from pipeline.features.extract import CPU_BATCH_SIZE, QUEUED_BATCHES, VIDEOS_AHEAD, Extractor, center_crop
+from pipeline.features.store import VideoFeatures
+from pipeline.video.reader import Frame, i420_to_rgb
+
+CROP = 64
+
+
+def frames(count: int, seed: int = 0, height: int = 66, width: int = 80) -> list[Frame]:
+    """A drifting pattern of its own for every seed."""
+    rng = np.random.default_rng(seed)
+    field = cv2.resize(rng.integers(0, 256, (12, 12, 3), np.uint8), (width * 2, height), interpolation=cv2.INTER_CUBIC)
+    return [
+        Frame(k / 10, k / 10 - 0.01, cv2.cvtColor(np.roll(field, k, axis=1)[:, :width], cv2.COLOR_RGB2YUV_I420))
+        for k in range(count)
+    ]
+
+
+def plain(rgb: tuple[int, int, int], count: int = 1, size: int = CROP) -> list[Frame]:
+    picture = np.full((size, size, 3), rgb, np.uint8)
+    return [Frame(k / 10, k / 10, cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)) for k in range(count)]
+
+
+class Tiny(nn.Module):
+    """Features of a frame: the mean of each (normalised) channel, times a factor."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x.mean(dim=(2, 3)) * self.factor
+
+
+def tiny(factor: float = 1.0) -> Backbone:
+    return Backbone("tiny", Tiny(factor), 3, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], CROP).eval()
+
+
+def results(found: Iterable[tuple[str, VideoFeatures | Exception]]) -> dict[str, VideoFeatures]:
+    """By key; fails when a video gave an error."""
+    features = {}
+    for key, value in found:
+        assert isinstance(value, VideoFeatures), value
+        assert key not in features
+        features[key] = value
+    return features
+
+
+def decoding_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("decode-")]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_survives() -> Iterator[None]:
+    yield
+    assert decoding_threads() == []
+
+
+@pytest.fixture(scope="module", params=["squeezenet1_1", "shufflenet_v2_x0_5"])
+def network(request: pytest.FixtureRequest) -> Backbone:
+    backbone = load_backbone(request.param, "random", seed=0)
+    # Normalisation that has seen data: without, features of random weights are too small for float16.
+    with torch.no_grad():
+        for layer in backbone.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = 1.0
+        backbone.train()(torch.rand((8, 3, CROP, CROP), generator=torch.Generator().manual_seed(0)))
+    return backbone.eval()
+
+
+# The crop
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "crop", "top", "left"),
+    [(4, 7, 2, 1, 2), (5, 6, 2, 1, 2), (6, 6, 6, 0, 0), (7, 9, 6, 0, 1), (66, 80, 64, 1, 8), (256, 455, 224, 16, 115)],
+)
+def test_the_crop_is_in_the_middle_half_a_pixel_up_and_left(
+    height: int, width: int, crop: int, top: int, left: int
+) -> None:
+    rows, columns = np.mgrid[:height, :width]
+    rgb = np.stack([rows, columns, rows], axis=-1)
+    found = center_crop(rgb, crop)
+    assert found.shape == (crop, crop, 3)
+    assert found[0, 0].tolist() == [top, left, top]
+    assert found[-1, -1].tolist() == [top + crop - 1, left + crop - 1, top + crop - 1]
+    assert np.array_equal(center_crop(np.stack([rgb, rgb + 1]), crop), np.stack([found, found + 1]))
+
+
+def test_a_crop_larger_than_the_frame_is_refused() -> None:
+    with pytest.raises(ValueError, match="frame of 80x66 pixels; expected at least 67x67"):
+        center_crop(np.zeros((66, 80, 3), np.uint8), 67)
+
+
+# The features
+
+
+def test_features_are_of_the_cropped_rgb_frame() -> None:
+    colours = {"red": (200, 30, 30), "green": (20, 180, 20), "blue": (10, 20, 230)}
+    found = results(Extractor(tiny(), CROP, "cpu").run((key, plain(rgb)) for key, rgb in colours.items()))
+    for key, rgb in colours.items():
+        expected = (np.array(rgb) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        assert found[key].values.dtype == np.float16
+        # 4:2:0 at limited range keeps colours to about 2 of 255.
+        assert found[key].values[0] == pytest.approx(expected, abs=0.05)
+
+
+def test_features_equal_those_of_the_network_alone(network: Backbone) -> None:
+    video = frames(9)
+    found = results(Extractor(network, CROP, "cpu").run([("a", iter(video))]))["a"]
+    rgb = np.stack([i420_to_rgb(frame.i420)[1:65, 8:72] for frame in video])
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255)
+    assert found.values.shape == (9, network.feature_size)
+    assert np.abs(found.values).max() > 0.1
+    np.testing.assert_allclose(found.values, expected, rtol=2e-3, atol=1e-3)
+    assert found.time_seconds.tolist() == [k / 10 for k in range(9)]
+    assert found.pts_seconds.tolist() == [k / 10 - 0.01 for k in range(9)]
+    assert np.abs(np.diff(found.values, axis=0)).max() > 0.01  # frames differ, and so do their vectors
+
+
+def test_a_video_has_the_same_bits_alone_together_in_any_order_and_with_any_number_of_workers(
+    network: Backbone,
+) -> None:
+    lengths = {"a": 1, "b": 33, "c": 5, "d": 32, "e": 21}
+    videos = {key: frames(count, seed) for seed, (key, count) in enumerate(lengths.items())}
+
+    def run(keys: Iterable[str], workers: int) -> dict[str, VideoFeatures]:
+        found = results(Extractor(network, CROP, "cpu", workers).run((key, iter(videos[key])) for key in keys))
+        assert list(found) == list(keys)
+        return found
+
+    alone = {key: run([key], 1)[key] for key in videos}
+    for keys, workers in (("abcde", 1), ("edcba", 1), ("cadbe", 3), ("ba", 2)):
+        for key, features in run(list(keys), workers).items():
+            assert len(features.values) == lengths[key]
+            assert features.values.tobytes() == alone[key].values.tobytes()
+            assert features.time_seconds.tobytes() == alone[key].time_seconds.tobytes()
+            assert features.pts_seconds.tobytes() == alone[key].pts_seconds.tobytes()
+
+
+def test_batches_are_filled_across_videos() -> None:
+    backbone = tiny()
+    net = backbone.net
+    assert isinstance(net, Tiny)
+    extractor = Extractor(backbone, CROP, "cpu", workers=2)
+    net.calls = 0
+    found = results(extractor.run((str(number), plain((90, number, 0), 3)) for number in range(64)))
+    assert list(found) == [str(number) for number in range(64)]
+    assert net.calls == 64 * 3 / CPU_BATCH_SIZE
+
+
+def test_frames_of_one_video_may_differ_in_size() -> None:
+    mixed = plain((90, 90, 90)) + plain((90, 90, 90), size=100)
+    values = results(Extractor(tiny(), CROP, "cpu").run([("a", mixed)]))["a"].values
+    assert values[0].tolist() == values[1].tolist()
+
+
+def test_no_videos_give_no_results() -> None:
+    assert list(Extractor(tiny(), CROP, "cpu").run([])) == []
+
+
+# One bad video
+
+
+def fails_after(count: int, error: Exception) -> Iterator[Frame]:
+    yield from frames(count, seed=9)
+    raise error
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("count", [0, 7, 40])
+def test_a_video_that_fails_gives_its_error_and_the_rest_is_unaffected(
+    network: Backbone, count: int, workers: int
+) -> None:
+    extractor = Extractor(network, CROP, "cpu", workers)
+    good = {key: frames(12, seed) for seed, key in enumerate("ac")}
+    expected = results(extractor.run(good.items()))
+    error = RejectedVideo("no video stream")
+    found = list(extractor.run([("a", good["a"]), ("b", fails_after(count, error)), ("c", good["c"])]))
+    assert [key for key, _ in found] == ["a", "b", "c"]
+    assert found[1][1] is error
+    assert results([found[0], found[2]])["a"].values.tobytes() == expected["a"].values.tobytes()
+    assert results([found[0], found[2]])["c"].values.tobytes() == expected["c"].values.tobytes()
+
+
+def test_a_video_without_frames_and_one_with_small_frames_are_errors_of_their_own() -> None:
+    (_, empty), (_, small), (_, good) = Extractor(tiny(), CROP, "cpu").run(
+        [("empty.mp4", []), ("small.mp4", plain((9, 9, 9), size=62)), ("good.mp4", plain((9, 9, 9)))]
+    )
+    assert isinstance(empty, VideoError)
+    assert str(empty) == "empty.mp4: no frames came out of the video; expected at least one"
+    assert isinstance(small, ValueError)
+    assert "frame of 62x62 pixels; expected at least 64x64" in str(small)
+    assert isinstance(good, VideoFeatures)
+
+
+def test_features_that_overflow_float16_are_an_error_of_the_video() -> None:
+    videos = [("dark.mp4", plain((124, 116, 104), 2)), ("bright.mp4", plain((255, 255, 255), 2))]
+    (_, dark), (_, bright) = Extractor(tiny(40_000), CROP, "cpu").run(videos)
+    assert isinstance(dark, VideoFeatures)
+    assert isinstance(bright, VideoError)
+    assert "bright.mp4: backbone tiny gave unusable features: 2 of 2 feature vectors are not finite" in str(bright)
+
+
+def test_features_that_all_vanish_in_float16_are_an_error() -> None:
+    [(_, found)] = Extractor(tiny(1e-9), CROP, "cpu").run([("a.mp4", plain((255, 0, 0)))])
+    assert isinstance(found, WeightsError)
+    assert "a.mp4: every feature of backbone tiny is 0 in float16; random weights" in str(found)
+
+
+# Decoding ahead
+
+
+def test_videos_are_decoded_side_by_side() -> None:
+    meeting = threading.Barrier(2)
+
+    def waits(seed: int) -> Iterator[Frame]:
+        meeting.wait(timeout=20)  # for the other video's thread
+        yield from plain((seed, 90, 90), 2)
+
+    found = results(Extractor(tiny(), CROP, "cpu", workers=2).run([("a", waits(1)), ("b", waits(200))]))
+    assert list(found) == ["a", "b"]
+
+
+def test_results_keep_the_order_of_the_videos_and_wait_for_a_slow_one_only_so_far() -> None:
+    count, begun, slow = 3 * VIDEOS_AHEAD, [0], threading.Event()
+
+    def late() -> Iterator[Frame]:
+        assert slow.wait(20)
+        yield from plain((1, 90, 90))
+
+    def quick() -> Iterator[Frame]:
+        begun[0] += 1
+        yield from plain((2, 90, 90))
+
+    videos = itertools.chain([(0, late())], ((number, quick()) for number in range(1, count)))
+    run = Extractor(tiny(), CROP, "cpu", workers=2).run(videos)
+    timer = threading.Timer(0.5, slow.set)
+    timer.start()
+    first, _ = next(run)
+    assert first == 0
+    assert VIDEOS_AHEAD / 2 < begun[0] <= VIDEOS_AHEAD + 2
+    assert [key for key, _ in run] == list(range(1, count))
+    timer.join()
+
+
+def test_decoding_runs_ahead_by_a_bounded_number_of_frames() -> None:
+    decoded = [0]
+
+    def counted() -> Iterator[Frame]:
+        for frame in itertools.chain.from_iterable(itertools.repeat(plain((1, 90, 90)), 10_000)):
+            decoded[0] += 1
+            yield frame
+
+    run = Extractor(tiny(), CROP, "cpu", workers=2).run(
+        [("short", plain((5, 5, 5), 32)), ("a", counted()), ("b", counted())]
+    )
+    assert next(run)[0] == "short"
+    seen = -1
+    while seen != decoded[0]:  # until the threads stand still
+        seen = decoded[0]
+        time.sleep(0.1)
+    assert 0 < seen <= (QUEUED_BATCHES + 3) * CPU_BATCH_SIZE
+    run.close()
+    assert decoded[0] <= seen + QUEUED_BATCHES * CPU_BATCH_SIZE
+
+
+@pytest.mark.parametrize("results_taken", [0, 1])
+def test_closing_early_stops_the_threads_and_closes_the_videos(results_taken: int) -> None:
+    closed, begun = [], []
+
+    def endless(number: int) -> Iterator[Frame]:
+        begun.append(number)
+        try:
+            while True:
+                yield from plain((number, 90, 90))
+        finally:
+            closed.append(number)
+
+    run = Extractor(tiny(), CROP, "cpu", workers=3).run(
+        [("first", iter(plain((5, 5, 5), 32))), *((str(number), endless(number)) for number in range(5))]
+    )
+    for _ in range(results_taken):
+        next(run)
+        assert decoding_threads()
+    run.close()
+    assert decoding_threads() == []
+    assert sorted(closed) == sorted(begun)
+
+
+def test_an_error_of_the_list_of_videos_ends_the_run() -> None:
+    def broken() -> Iterator[tuple[str, list[Frame]]]:
+        yield "a", plain((5, 5, 5))
+        raise OSError("the table cannot be read")
+
+    with pytest.raises(OSError, match="the table cannot be read"):
+        list(Extractor(tiny(), CROP, "cpu", workers=2).run(broken()))
+    assert decoding_threads() == []
+
+
+def test_an_error_of_the_device_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny()
+    extractor = Extractor(backbone, CROP, "cpu", workers=2)
+
+    def out_of_memory(frames: Tensor) -> Tensor:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(backbone.net, "forward", out_of_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(extractor.run([("a", plain((5, 5, 5), 100))]))
+    assert decoding_threads() == []
+
+
+def test_a_thread_that_ends_in_an_unforeseen_way_ends_the_run() -> None:
+    def leaves() -> Iterator[Frame]:
+        yield from plain((5, 5, 5))
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        list(Extractor(tiny(), CROP, "cpu").run([("a", leaves())]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Extractor(tiny(), CROP, "cpu", workers=0), "workers is 0; expected 1 or more"),
+        (
+            lambda: Extractor(load_backbone("squeezenet1_1", "random", 0), 8, "cpu"),
+            "squeezenet1_1 cannot take frames of 8x8 pixels",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(make: Callable[[], Extractor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that PyTorch can use")
+def test_a_gpu_gives_the_same_features_in_short_numbers(network: Backbone) -> None:
+    videos = {str(seed): frames(count, seed) for seed, count in enumerate((1, 300, 600, 7))}
+    cpu = results(Extractor(network, CROP, "cpu", 2).run(videos.items()))
+    gpu = results(Extractor(network, CROP, "cuda", 2).run(videos.items()))
+    network.cpu()
+    assert list(cpu) == list(gpu)
+    for key, features in cpu.items():
+        one, other = features.values.astype(np.float64), gpu[key].values.astype(np.float64)
+        cosine = (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+        assert cosine.min() > 0.99
+        assert features.time_seconds.tolist() == gpu[key].time_seconds.tolist()
