@@ -36,6 +36,7 @@ Image = npt.NDArray[np.uint8]
 
 GENERATOR_VERSION = 1  # raised when the same seed draws other pictures
 FINE_TICKS = 60_000  # ticks a second for irregular times: a multiple of the usual rates, and MPEG-4 allows up to 65535
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 COMMIT_FILE, PROGRESS_FILE = "dataset.json", ".drawing.json"
 
 # Options per codec: lossless, or lossy with every frame coded by itself, so that decoding a video played backwards
@@ -179,16 +180,18 @@ def draw_dataset(
     folder: Path,
     *,
     seed: int = 0,
-    num_people: int = 28,
+    num_people: int = 40,
     clips_per_class: int = 2,
+    recordings_per_person: int = 2,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Draws the data set into a folder and returns the folder; what is there already is kept.
 
-    Writes `clips/<class>/person-07_a.mp4` (`clips_per_class` per person and class), `recordings/person-07.mp4` (one
-    per person), `videos.csv` (path, label, person; no label for recordings), `segments.csv` (path, start_seconds,
-    end_seconds, label; recordings only, seconds from the first frame, rests have no row) and, last, `dataset.json`.
+    Writes `clips/<class>/person-07_a.mp4` (`clips_per_class` per person and class), `recordings/person-07_a.mp4`
+    (`recordings_per_person`), `videos.csv` (path, label, person; no label for recordings), `segments.csv` (path,
+    start_seconds, end_seconds, label; recordings only, seconds from the first frame, rests have no row) and, last,
+    `dataset.json`.
     Equal seed and counts give equal bytes, whatever the number of workers. An interrupted run goes on where it stopped.
 
     workers: processes that draw; None: one per usable core; 1: none beside this one. More than one are started afresh
@@ -199,18 +202,21 @@ def draw_dataset(
     process dies.
     """
     workers = workers if workers is not None else _usable_cores()
-    if not (1 <= num_people <= 999 and 1 <= clips_per_class <= 26 and seed >= 0 and workers >= 1):
+    counts_fit = 1 <= num_people <= 999 and 1 <= clips_per_class <= 26 and 1 <= recordings_per_person <= 26
+    if not (counts_fit and seed >= 0 and workers >= 1):
         raise DataError(
-            f"demo data set of seed {seed}, {num_people} people, {clips_per_class} clips per class, {workers} workers; "
-            "expected a seed of 0 or more, 1 to 999 people, 1 to 26 clips, at least 1 worker"
+            f"demo data set of seed {seed}, {num_people} people, {clips_per_class} clips per class, "
+            f"{recordings_per_person} recordings each, {workers} workers; expected a seed of 0 or more, 1 to 999 people, "
+            "1 to 26 clips and recordings, at least 1 worker"
         )
     identity = {
         "generator_version": GENERATOR_VERSION,
         "seed": seed,
         "num_people": num_people,
         "clips_per_class": clips_per_class,
+        "recordings_per_person": recordings_per_person,
     }
-    names = _video_names(num_people, clips_per_class)
+    names = _video_names(num_people, clips_per_class, recordings_per_person)
     files = (*names, "videos.csv", "segments.csv")
     if _holds(folder / COMMIT_FILE, identity) and all((folder / name).is_file() for name in files):
         return folder
@@ -226,20 +232,21 @@ def draw_dataset(
     total = hashlib.sha256()
     for name in files:
         total.update(hashlib.sha256((folder / name).read_bytes()).digest())
-    counts = {"num_clips": sum(name.startswith("clips/") for name in names), "num_recordings": num_people}
+    counts = {"num_clips": sum(name.startswith("clips/") for name in names), "num_recordings": num_people * recordings_per_person}
     write_text(folder / COMMIT_FILE, _as_json({**identity, **counts, "sha256": total.hexdigest()}))
     (folder / PROGRESS_FILE).unlink(missing_ok=True)
     return folder
 
 
-def _video_names(num_people: int, clips_per_class: int) -> dict[str, tuple[str, str]]:
+def _video_names(num_people: int, clips_per_class: int, recordings_per_person: int) -> dict[str, tuple[str, str]]:
     """Path -> (label, person), in path order."""
     names = {}
     for number in range(1, num_people + 1):
         person = f"person-{number:02d}"
-        names[f"recordings/{person}.mp4"] = ("", person)
+        for letter in LETTERS[:recordings_per_person]:
+            names[f"recordings/{person}_{letter}.mp4"] = ("", person)
         for label in CLASSES:
-            for letter in "abcdefghijklmnopqrstuvwxyz"[:clips_per_class]:
+            for letter in LETTERS[:clips_per_class]:
                 names[f"clips/{label}/{person}_{letter}.mp4"] = (label, person)
     return dict(sorted(names.items()))
 

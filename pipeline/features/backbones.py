@@ -92,7 +92,7 @@ def load_backbone(name: str, weights: str, seed: int) -> Backbone:
     or the path of a state dict, `.pth` or `.safetensors`, with or without the last layer.
 
     Raises ConfigError for an unknown name and WeightsError for weights that are missing, damaged, not a state dict,
-    or of another architecture. Files are never unpickled: code in one does not run.
+    or of another architecture. Code hidden in a file does not run: only tensors are read from it.
     """
     if weights == "random":
         return _build(name, seed=seed)[0]

@@ -192,9 +192,8 @@ class _Batches:
             places.setdefault(id(video), []).append(place)
         for own in places.values():
             video = slot.videos[own[0]]
-            if video.error is None:
-                video.rows.append(values[own])
-                video.num_rows += len(own)
+            video.rows.append(values[own])
+            video.num_rows += len(own)
         slot.videos, slot.done = [], None
 
 

@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Draw what is missing; a finished data set is left as it is."""
     parser = argparse.ArgumentParser(prog="lrcn synthesize", description=__doc__, allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=Path("media/demo"), help="folder (default media/demo)")
-    parser.add_argument("--people", type=int, default=28, help="persons, each one group (default 28)")
+    parser.add_argument("--people", type=int, default=40, help="persons, each one group (default 40)")
     parser.add_argument("--clips", type=int, default=2, help="clips per person and class (default 2)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)

@@ -53,7 +53,7 @@ def drawn(label, name):
 
 
 def draw_small(folder, seed=SEED, workers=1, progress=None):
-    counts = {"num_people": 1, "clips_per_class": 1}
+    counts = {"num_people": 1, "clips_per_class": 1, "recordings_per_person": 1}
     return draw_dataset(folder, seed=seed, **counts, workers=workers, progress=progress)
 
 
@@ -141,9 +141,9 @@ def test_walking_out_leaves_an_empty_picture():
 
 def test_files_tables_and_commit_file(small):
     clips = {f"clips/{label}/person-01_a.mp4" for label in CLASSES}
-    assert set(tree(small)) == {*clips, "recordings/person-01.mp4", "videos.csv", "segments.csv", "dataset.json"}
+    assert set(tree(small)) == {*clips, "recordings/person-01_a.mp4", "videos.csv", "segments.csv", "dataset.json"}
     table = rows(small / "videos.csv")
-    assert [row["path"] for row in table] == sorted({*clips, "recordings/person-01.mp4"})
+    assert [row["path"] for row in table] == sorted({*clips, "recordings/person-01_a.mp4"})
     assert all(row["person"] == "person-01" for row in table)
     assert all(row["label"] == (row["path"].split("/")[1] if row["path"] in clips else "") for row in table)
     committed = json.loads((small / "dataset.json").read_text())
@@ -169,7 +169,7 @@ def test_segments_follow_from_each_other_and_lie_inside_the_video():
     pairs = {label: set(pair) for pair in OPPOSITES for label in pair}
     starts = set()
     for number in range(60):
-        plan = plan_recording(generator(0, f"recordings/person-{number}.mp4"))
+        plan = plan_recording(generator(0, f"recordings/person-{number}_a.mp4"))
         segments = plan.segments
         assert 5 <= len(segments) <= 7
         starts.add(segments[0][2])
@@ -186,9 +186,9 @@ def test_segments_follow_from_each_other_and_lie_inside_the_video():
 
 
 def test_segments_table_is_that_of_the_recordings(small):
-    plan = plan_recording(generator(SEED, "recordings/person-01.mp4"))
+    plan = plan_recording(generator(SEED, "recordings/person-01_a.mp4"))
     found = [tuple(row.values()) for row in rows(small / "segments.csv")]
-    assert found == [("recordings/person-01.mp4", f"{a:.3f}", f"{b:.3f}", label) for a, b, label in plan.segments]
+    assert found == [("recordings/person-01_a.mp4", f"{a:.3f}", f"{b:.3f}", label) for a, b, label in plan.segments]
 
 
 def test_rates_sizes_and_turns_are_drawn_without_looking_at_the_class():
