@@ -11,7 +11,7 @@ help:          ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*##/  /'
 
 demo: venv     ## draw the demo data, build every stage, print the scores, predict a folder
-	lrcn synthesize --out media/demo
+	lrcn synthesize
 	lrcn select demo
 	dvc repro --quiet report@demo
 	lrcn results artifacts/demo

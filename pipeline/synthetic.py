@@ -34,7 +34,7 @@ from pipeline.synthetic_video import CLASSES, draw_video, generator, plan_clip, 
 
 Image = npt.NDArray[np.uint8]
 
-GENERATOR_VERSION = 1  # raised when the same seed draws other pictures
+GENERATOR_VERSION = 2  # raised when the same seed draws other pictures
 FINE_TICKS = 60_000  # ticks a second for irregular times: a multiple of the usual rates, and MPEG-4 allows up to 65535
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 COMMIT_FILE, PROGRESS_FILE = "dataset.json", ".drawing.json"
@@ -232,7 +232,10 @@ def draw_dataset(
     total = hashlib.sha256()
     for name in files:
         total.update(hashlib.sha256((folder / name).read_bytes()).digest())
-    counts = {"num_clips": sum(name.startswith("clips/") for name in names), "num_recordings": num_people * recordings_per_person}
+    counts = {
+        "num_clips": sum(name.startswith("clips/") for name in names),
+        "num_recordings": num_people * recordings_per_person,
+    }
     write_text(folder / COMMIT_FILE, _as_json({**identity, **counts, "sha256": total.hexdigest()}))
     (folder / PROGRESS_FILE).unlink(missing_ok=True)
     return folder

@@ -135,9 +135,9 @@ def draw_figure(canvas: Canvas, person: Person, pose: Pose, sway: tuple[float, f
 def _draw_arm(canvas: Canvas, person: Person, shoulder: complex, upper: float, fore: float, factor: float) -> None:
     elbow = shoulder + UPPER_ARM * _down(upper)
     hand = elbow + FOREARM * _down(fore)
-    width = 0.064 * math.sqrt(person.girth)
+    width = 0.080 * math.sqrt(person.girth)
     skin, top = shade(person.skin, 0.5 + factor / 2), shade(person.top, factor)
-    canvas.disc(hand, 0.037, skin)
+    canvas.disc(hand, 0.046, skin)
     if person.long_sleeves:
         canvas.line(elbow, elbow + 0.78 * (hand - elbow), width * 0.95, top)
     else:

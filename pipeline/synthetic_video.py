@@ -24,6 +24,9 @@ SIZES = ((160, 120), (192, 144), (176, 144), (160, 160), (120, 160))  # width, h
 RATES = (24, 25, 30)
 SUPERSAMPLING = 2  # drawn at twice the size, then averaged: smooth edges and half-pixel camera movement
 SHAKE_MARGIN = 8  # pixels of background around the drawn picture
+UNSEEN = 0.05  # share of an action's way at either end that counts as rest
+REST_SECONDS = (1.0, 2.2)  # between the actions of a recording
+RECORDING_SECONDS = (16, 26)
 NOISE_MARGIN = 32  # one noise picture a video, moved to a random place in every frame
 
 
@@ -56,6 +59,13 @@ class Move:
         share = (1 - self.sharpness) * share + self.sharpness * share * share * (3 - 2 * share)
         return share if self.away else 1 - share
 
+    def visible(self) -> tuple[float, float]:
+        """When an annotator sees it begin and end: the first and last UNSEEN of the way are too slow to notice."""
+        times = np.linspace(self.start, self.end, 201)
+        done = np.array([self.progress(time) for time in times])
+        seen = times[(done >= UNSEEN) & (done <= 1 - UNSEEN)]
+        return float(seen[0]), float(seen[-1])
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -79,9 +89,9 @@ class Plan:
 
     @property
     def segments(self) -> list[tuple[float, float, str]]:
-        """(start, end, label) of every action, in seconds from the first frame, rounded to milliseconds."""
+        """(start, end, label) of every action while it can be seen, in seconds from the first frame, to milliseconds."""
         first = self.times[0]
-        return [(round(move.start - first, 3), round(move.end - first, 3), move.label) for move in self.moves]
+        return [(*(round(time - first, 3) for time in move.visible()), move.label) for move in self.moves]
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,7 @@ def plan_clip(label: str, rng: np.random.Generator) -> Plan:
 
 
 def plan_recording(rng: np.random.Generator) -> Plan:
-    """Five to seven actions that follow from each other, with rests between them: 14 to 22 seconds.
+    """Five to seven actions that follow from each other, with rests between them: 16 to 26 seconds.
 
     The states form a star (neutral in the middle, four ends), walked at random from its stationary distribution; such
     a walk has the same distribution backwards, and so have the rests.
@@ -152,7 +162,7 @@ def plan_recording(rng: np.random.Generator) -> Plan:
         away = bool(rng.random() < 0.5)  # a random walk on a star is in the middle half of the time
         pair = int(rng.integers(len(PAIRS)))
         moves: list[Move] = []
-        time = rng.uniform(0.6, 1.8)
+        time = rng.uniform(*REST_SECONDS)
         for _ in range(int(rng.integers(5, 8))):
             if away:
                 pair = int(rng.integers(len(PAIRS)))
@@ -160,9 +170,9 @@ def plan_recording(rng: np.random.Generator) -> Plan:
             if not away and moves:  # who left by one side comes back by it
                 move = replace(move, side=moves[-1].side)
             moves.append(move)
-            time = move.end + rng.uniform(0.6, 1.8)
+            time = move.end + rng.uniform(*REST_SECONDS)
             away = not away
-        if 14 <= time <= 22:
+        if RECORDING_SECONDS[0] <= time <= RECORDING_SECONDS[1]:
             return _plan(moves, time, rng, backwards=False, rotate=False)
 
 

@@ -150,7 +150,8 @@ class _Trainer:
                 {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
                 # Scales and offsets of normalisation, and biases: pulled towards 0 they would be wrong, not simpler.
                 {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-            ]
+            ],
+            fused=True,
         )
         self.half: torch.dtype | None = None
         if device.type == "cuda":  # emulated bfloat16 (GPUs before Ampere) is slow

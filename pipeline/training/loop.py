@@ -69,7 +69,7 @@ def train(
             "set chunk_frames to 0 or bidirectional to false"
         )
     device = training.features.device
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     steps_per_epoch = math.ceil(len(training) / settings.batch_size)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_cosine(settings.epochs * steps_per_epoch))
     generator = torch.Generator().manual_seed(settings.seed)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tests.conftest import ROOT, make_toy, write_toy_video
 
 pytestmark = pytest.mark.slow
