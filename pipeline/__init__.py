@@ -7,7 +7,7 @@ import os
 
 __version__ = "0.1.0"
 
-# How long a CPU thread of PyTorch spins before it sleeps. The default takes the cores from the very threads it waits for
-# when anything else runs: training on two cores fell from 400 to 16 frames/s beside one busy process, with this to 100;
-# alone it is as fast as the default. Read by the OpenMP library when PyTorch is first imported.
+# How long a CPU thread of PyTorch spins before it sleeps. The default takes the cores from the very threads it waits
+# for when anything else runs: training on two cores fell from 400 to 16 frames/s beside one busy process, with this
+# to 100; alone it is as fast as the default. Read by the OpenMP library when PyTorch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -206,8 +206,8 @@ def draw_dataset(
     if not (counts_fit and seed >= 0 and workers >= 1):
         raise DataError(
             f"demo data set of seed {seed}, {num_people} people, {clips_per_class} clips per class, "
-            f"{recordings_per_person} recordings each, {workers} workers; expected a seed of 0 or more, 1 to 999 people, "
-            "1 to 26 clips and recordings, at least 1 worker"
+            f"{recordings_per_person} recordings each, {workers} workers; expected a seed of 0 or more, "
+            "1 to 999 people, 1 to 26 clips and recordings, at least 1 worker"
         )
     identity = {
         "generator_version": GENERATOR_VERSION,

@@ -89,7 +89,7 @@ class Plan:
 
     @property
     def segments(self) -> list[tuple[float, float, str]]:
-        """(start, end, label) of every action while it can be seen, in seconds from the first frame, to milliseconds."""
+        """(start, end, label) of every action while it can be seen, in seconds from the first frame."""
         first = self.times[0]
         return [(*(round(time - first, 3) for time in move.visible()), move.label) for move in self.moves]
 

@@ -53,10 +53,10 @@ def test_order_of_the_classes():
 
 def test_everybody_of_the_demo_is_tested_once():
     folds = dataset("demo").card.splits.groups.folds
-    people = [f"person-{number:02d}" for number in range(1, 29)]
+    people = [f"person-{number:02d}" for number in range(1, 41)]
     assert sorted(person for fold in folds for person in fold.test) == people
     for fold in folds:
-        assert (len(fold.test), len(fold.validation)) == (7, 4)
+        assert (len(fold.test), len(fold.validation)) == (10, 5)
         assert not set(fold.test) & set(fold.validation)
         assert set(fold.validation) <= set(people)
 

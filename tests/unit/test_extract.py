@@ -271,11 +271,11 @@ def test_decoding_runs_ahead_by_a_bounded_number_of_frames() -> None:
         [("short", plain((5, 5, 5), 32)), ("a", counted()), ("b", counted())]
     )
     assert next(run)[0] == "short"
-    seen = -1
+    taken, seen = decoded[0], -1  # how many were used up by then is the scheduler's choice
     while seen != decoded[0]:  # until the threads stand still
         seen = decoded[0]
         time.sleep(0.1)
-    assert 0 < seen <= (QUEUED_BATCHES + 3) * CPU_BATCH_SIZE
+    assert 0 < seen <= taken + (QUEUED_BATCHES + 1) * CPU_BATCH_SIZE
     run.close()
     assert decoded[0] <= seen + QUEUED_BATCHES * CPU_BATCH_SIZE
 
