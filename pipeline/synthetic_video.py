@@ -91,7 +91,8 @@ class Plan:
     def segments(self) -> list[tuple[float, float, str]]:
         """(start, end, label) of every action while it can be seen, in seconds from the first frame."""
         first = self.times[0]
-        return [(*(round(time - first, 3) for time in move.visible()), move.label) for move in self.moves]
+        seen = [(*move.visible(), move.label) for move in self.moves]
+        return [(round(start - first, 3), round(end - first, 3), label) for start, end, label in seen]
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ def _regex(pattern: str) -> str:
     return pattern
 
 
+# Columns of predictions.csv and controls.csv, which have a column for each class beside these.
+RESERVED = {"video_id", "group", "step", "time_seconds", "label", "predicted", "score", "control"}
 Text = Annotated[str, Field(min_length=1)]
 RelativePath = Annotated[str, AfterValidator(_relative)]
 Regex = Annotated[str, AfterValidator(_regex)]
@@ -244,6 +246,9 @@ def _read_classes(path: Path) -> tuple[tuple[str, ...], list[str]]:
         f"{path}, row {row}: {name!r} is no class name; expected text without spaces around it"
         for row, name in enumerate(names, start=1)
         if not name or name != name.strip()
+    ]
+    problems += [
+        f"{path}: {name!r} is a column of the result tables; choose another name" for name in names if name in RESERVED
     ]
     problems += [f"{path}: {name!r} is given twice" for name, count in Counter(names).items() if count > 1 and name]
     if len(names) < 2:

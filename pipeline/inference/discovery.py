@@ -18,7 +18,7 @@ def find_files(paths: Sequence[str], exclude: Iterable[Path] = ()) -> list[str]:
         exclude: folders that are not entered (the output folder, when it lies inside an input folder).
 
     Raises:
-        LrcnError: a named path does not exist, or a folder cannot be read.
+        LrcnError: a named path does not exist, a folder cannot be read, or there is no file at all.
     """
     seen: set[tuple[int, int]] = set()
     skipped = {_identity(path) for path in exclude if path.exists()}
@@ -27,6 +27,8 @@ def find_files(paths: Sequence[str], exclude: Iterable[Path] = ()) -> list[str]:
         if not os.path.lexists(path):
             raise LrcnError(f"{path}: no such file or folder")
         _walk(path, found, seen, skipped)
+    if not found:
+        raise LrcnError(f"{', '.join(paths)}: no file there (hidden ones and the output folder are left out)")
     return sorted(found, key=os.fsencode)
 
 

@@ -5,6 +5,7 @@ which file belongs to which video. With `--config` it is the pipeline's stage, w
 """
 
 import argparse
+import csv
 import hashlib
 import os
 import sys
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def extract_files(files: Sequence[str], store: FeatureStore, extractor: Extractor, view: View, out: Path) -> int:
     """Write features and the table; returns the exit code. Equal files are done once, stored ones not again."""
     rows: dict[str, list[object]] = {}
+    known = {row["sha256"]: (row["status"], row["reason"]) for row in previous_rows(out / "videos.csv")}
     todo: dict[str, str] = {}
     for path in files:
         try:
@@ -66,7 +68,7 @@ def extract_files(files: Sequence[str], store: FeatureStore, extractor: Extracto
         except OSError as error:
             rows[path] = [path, "rejected", f"cannot be read: {error.strerror}", "", 0]
             continue
-        rows[path] = [path, "ok", "", sha256, 0]
+        rows[path] = [path, *known.get(sha256, ("ok", "")), sha256, 0]
         if not store.has(sha256):
             todo.setdefault(sha256, path)
     readers = {sha256: VideoReader(path) for sha256, path in todo.items()}
@@ -97,6 +99,14 @@ def extract_files(files: Sequence[str], store: FeatureStore, extractor: Extracto
     if not rows:
         raise LrcnError("no file to extract; name files, or folders that hold some")
     return 1 if bad else 0
+
+
+def previous_rows(path: Path) -> list[dict[str, str]]:
+    """The table of an earlier call, which knows what was damaged; nothing when there was none."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def content_hash(path: str) -> str:

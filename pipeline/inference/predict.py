@@ -25,7 +25,7 @@ from pipeline.inference.results import (
 )
 from pipeline.models.modelfolder import Model, load_model
 from pipeline.video.reader import Frame, VideoReader
-from pipeline.view import View
+from pipeline.view import View, features_key
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,6 +84,7 @@ def predict_files(model: Model, folder: Path, paths: Sequence[str], workers: int
     device = model.network.feature_mean.device
     backbone = read_backbone(folder / "backbone.safetensors")
     view = model.spec.view
+    model.require_features(features_key(view, backbone.name, backbone.weights_sha256))
     extractor = Extractor(backbone, view.crop, device, workers=num_workers(workers))
     readers = {path: VideoReader(path) for path in paths}
     jobs = ((path, frames_of(readers[path], view)) for path in paths)
@@ -94,8 +95,10 @@ def predict_files(model: Model, folder: Path, paths: Sequence[str], workers: int
         elif isinstance(result, Exception):
             yield Answer(path, "failed", f"{type(result).__name__}: {result}")
         else:
-            verdict = reader.verdict
-            yield answer_for(path, model, result, verdict.status, verdict.reason)
+            try:
+                yield answer_for(path, model, result, reader.verdict.status, reader.verdict.reason)
+            except Exception as error:  # noqa: BLE001 - one file's failure is its answer, the others go on
+                yield Answer(path, "failed", f"{type(error).__name__}: {error}")
 
 
 def frames_of(reader: VideoReader, view: View) -> Iterator[Frame]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline import __version__
 from pipeline.files import replacing, write_table
 
 LEDGER = ".ledger.jsonl"
@@ -85,9 +86,9 @@ class Ledger:
             self._file.write(b"\n")
 
     def get(self, path: str, state: str) -> Answer | None:
-        """The answer to a file that looks as it did then, None when it has to be looked at."""
+        """The answer to a file that looks as it did then, None when it has to be looked at (again, after a failure)."""
         known = self.answers.get(path)
-        return known[1] if known and known[0] == state else None
+        return known[1] if known and known[0] == state and known[1].status != "failed" else None
 
     def add(self, answer: Answer, state: str) -> None:
         """Keep an answer, on disk before this returns."""
@@ -137,5 +138,5 @@ def runs_of_labels(
 
 
 def model_identity(folder: Path) -> str:
-    """SHA-256 of `model.yaml`, which holds the hashes of all other files of a model."""
-    return hashlib.sha256((folder / "model.yaml").read_bytes()).hexdigest()
+    """Version of this package and SHA-256 of `model.yaml`, which holds the hashes of all other files of a model."""
+    return f"{__version__} " + hashlib.sha256((folder / "model.yaml").read_bytes()).hexdigest()

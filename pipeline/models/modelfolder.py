@@ -150,7 +150,8 @@ def load_model(folder: Path | str, device: str = "cpu") -> Model:
     folder = Path(folder)
     if not (folder / "model.yaml").is_file():
         raise ModelError(
-            f"{folder}: no model here (no model.yaml); expected a model folder such as artifacts/demo/models/clip-fold1"
+            f"{folder}: no model here (no model.yaml); expected a folder such as "
+            "artifacts/demo/trainings/clip-fold1/model"
         )
     try:
         text = yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))
@@ -167,10 +168,10 @@ def load_model(folder: Path | str, device: str = "cpu") -> Model:
             raise ModelError(
                 f"{folder / name}: its SHA-256 is not the one in model.yaml: the file is damaged or was exchanged"
             )
-    network = RecurrentClassifier(num_classes=len(spec.classes), **spec.architecture)
     try:
+        network = RecurrentClassifier(num_classes=len(spec.classes), **spec.architecture)
         network.load_state_dict(load_file(folder / FILES[0]))
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
         raise ModelError(f"{folder / FILES[0]}: does not fit the architecture in model.yaml ({error})") from error
     return Model(spec, network.to(device), folder)
 

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.data.labels import IGNORED
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
 from pipeline.evaluation.ladder import Part, clip_controls, clip_scores, frame_controls, frame_scores
+from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
 from pipeline.files import write_table, write_text
 from pipeline.models.modelfolder import Model, load_model
@@ -17,6 +18,7 @@ from pipeline.reporting.figures import confusion_figure, ladder_figure
 from pipeline.stages.layout import dataset_of, representation, stage_options
 from pipeline.stages.samples import Sample, opposites, read_samples, without_nan
 from pipeline.tracking import Run, flatten, tracking_uri
+from pipeline.view import features_key
 
 PROPERTIES = ("size_bytes", "width", "height", "fps_header", "duration_seconds_header", "bit_rate", "has_audio")
 
@@ -27,11 +29,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     experiment, layout, task, fold = options.experiment, options.layout, options.task, options.fold
     dataset = dataset_of(experiment)
     model = load_model(layout.training(task, fold) / "model")
-    store = FeatureStore(layout.features(representation(experiment, fold)), model.spec.features_key)
+    name = representation(experiment, fold)
+    backbone = read_backbone(layout.backbone(name) / "backbone.safetensors")
+    key = features_key(experiment.view, backbone.name, backbone.weights_sha256)
+    store = FeatureStore(layout.features(name), key)
     train = read_samples(layout, store, dataset, task=task, fold=fold, split="train")
     test = read_samples(layout, store, dataset, task=task, fold=fold, split="test")
     samples, seed = experiment.evaluate.bootstrap_samples, experiment.seed
-    probs = [model.predict(sample.features, model.spec.features_key) for sample in test]
+    probs = [model.predict(sample.features, key) for sample in test]
     groups = [sample.video.group for sample in test]
     num_classes = len(model.classes)
     sides = part(train, task), part(test, task)

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     save_backbone(backbone, folder / "backbone.safetensors")
     columns = ["epoch", "train_loss", "val_loss", "val_frame_accuracy", "val_video_accuracy"]
-    write_table(folder / "history.csv", columns, [[row[name] for name in columns] for row in history])
+    write_table(folder / "history.csv", columns, [[row.get(name) for name in columns] for row in history])
     facts = {"name": backbone.name, "weights_sha256": backbone.weights_sha256, "feature_size": backbone.feature_size}
     write_text(folder / "backbone.json", json.dumps(facts, indent=2) + "\n")
     how = f"fine-tuned for {len(history)} epochs" if history else f"weights: {experiment.backbone.weights}"
@@ -58,14 +58,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 def labelled_frames(options: StageOptions, dataset: Dataset, split: Side, count: int) -> list[TrainVideo]:
     """Frames with a class from one side of the fold: `count` steps of each labelled clip and of each segment.
 
-    Steps are drawn from a generator of (seed, position in the table), so neither order nor workers change them.
+    Steps are drawn from a generator of (seed, the video's content), so that other videos do not change them.
     """
     layout, experiment = options.layout, options.experiment
     store = FrameStore(layout.frames, experiment.view.frames_key)
     chosen = set(video_ids(read_splits(layout.splits), options.fold, split))
     segments = read_segments(layout.segments)
     found: list[TrainVideo] = []
-    for number, video in enumerate(read_videos(layout.videos)):
+    for video in read_videos(layout.videos):
         if video.video_id not in chosen or store.verdict(video.sha256).status == "rejected":
             continue
         times = store.times(video.sha256)
@@ -74,7 +74,7 @@ def labelled_frames(options: StageOptions, dataset: Dataset, split: Side, count:
             if segment.video_id == video.video_id and segment.label in dataset.classes:  # background is no action
                 inside = np.flatnonzero((times >= segment.start_seconds) & (times < segment.end_seconds))
                 stretches += [(segment.label, inside)] if len(inside) else []
-        rng = np.random.default_rng([experiment.seed, number])
+        rng = np.random.default_rng([experiment.seed, int(video.sha256[:16], 16)])
         wanted = [(label, steps[sample_steps(len(steps), count, rng)]) for label, steps in stretches]
         needed = {int(step) for _, steps in wanted for step in steps}
         rgb = {step: i420_to_rgb(frame.i420) for step, frame in enumerate(store.read(video.sha256)) if step in needed}

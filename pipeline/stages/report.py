@@ -16,7 +16,7 @@ from pipeline.evaluation.clip_metrics import reliability
 from pipeline.evaluation.pooling import class_probabilities, pool_clip, pool_frame
 from pipeline.files import write_text
 from pipeline.reporting.report import Mistake, ReportData, Training, confident_mistakes, render_report
-from pipeline.stages.layout import Layout, StageOptions, dataset_of, stage_options
+from pipeline.stages.layout import Layout, StageOptions, dataset_of, representation, stage_options
 from pipeline.stages.provenance import git_state
 from pipeline.stages.samples import opposites, task_classes, without_nan
 from pipeline.video.framestore import FrameStore
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             pooled=pooled,
             facts={
                 "videos": f"{len(videos) - rejected}, and {rejected} files that are none",
+                "decoding": decoding_in_words(layout),
                 "groups": str(len({video.group for video in videos.values() if video.group})),
                 "classes": ", ".join(dataset.classes),
                 "view": view_in_words(options),
@@ -151,6 +152,12 @@ def usable(frames: FrameStore, video: Video) -> bool:
     return frames.verdict(video.sha256).status != "rejected"
 
 
+def decoding_in_words(layout: Layout) -> str:
+    """How many videos decoded well, in part, or not at all."""
+    status = pd.read_csv(layout.decoded, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")["status"]
+    return ", ".join(f"{(status == word).sum()} {word}" for word in ("ok", "damaged", "rejected"))
+
+
 def view_in_words(options: StageOptions) -> str:
     """How the model looks at a video."""
     view = options.experiment.view
@@ -167,7 +174,8 @@ def backbone_in_words(options: StageOptions) -> str:
 
 def provenance(options: StageOptions, layout: Layout) -> dict[str, str]:
     """What made these numbers: versions of code and packages, hashes of tables and weights."""
-    backbones = sorted(layout.root.glob("backbone/*/backbone.json"))
+    names = dict.fromkeys(representation(options.experiment, fold) for fold in options.experiment.folds)
+    backbones = [layout.backbone(name) / "backbone.json" for name in names]
     return {
         **git_state(),
         **{f"{path.parent.name} weights": json.loads(path.read_text())["weights_sha256"] for path in backbones},

@@ -50,7 +50,7 @@ def lines(experiment: str, task: str, scores: Mapping[str, Any]) -> list[str]:
             found.append(_line(text, rung[name], rung["low"], rung["high"], gain))
     if task == "clip":
         if own.get("auc") is not None:
-            found.append(f"  area under the ROC curve {own['auc']:.3f} [{own['auc_low']:.3f}, {own['auc_high']:.3f}]")
+            found.append(f"  area under the ROC curve {own['auc']:.3f} {_interval(own['auc_low'], own['auc_high'])}")
         if scores.get("reversed_opposite") is not None:
             found.append(
                 f"  played backwards, a video that was right gets the opposite action in "
@@ -58,15 +58,22 @@ def lines(experiment: str, task: str, scores: Mapping[str, Any]) -> list[str]:
             )
     else:
         parts = ", ".join(f"F1@{k} {own[f'f1_{k}']:.3f}" for k in (10, 25, 50))
-        found.append(f"  edit {own['edit']:.3f}, {parts}, per-frame mAP {own['frame_map']:.3f} (background left out)")
+        found.append(
+            f"  edit {own['edit']:.3f}, {parts}, per-frame mAP {_number(own['frame_map'])} (background left out)"
+        )
     return found
 
 
 def _line(
     text: str, value: float, low: float | None, high: float | None, gain: tuple[float, float, float] | None = None
 ) -> str:
-    def interval(a: float | None, b: float | None) -> str:
-        return "" if a is None or b is None else f"[{a:.3f}, {b:.3f}]"
+    more = "" if gain is None else f"   {gain[0]:+.3f} {_interval(gain[1], gain[2])}"
+    return f"  {text:<46}{value:>9.3f}  {_interval(low, high):<14}{more}"
 
-    more = "" if gain is None else f"   {gain[0]:+.3f} {interval(gain[1], gain[2])}"
-    return f"  {text:<46}{value:>9.3f}  {interval(low, high):<14}{more}"
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "no interval" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"

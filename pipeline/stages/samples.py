@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.data.cards import Dataset
 from pipeline.data.labels import class_index, frame_classes, frame_labels
-from pipeline.data.tables import Side, Video, read_segments, read_splits, read_videos, video_ids
+from pipeline.data.tables import Side, Video, read_csv, read_segments, read_splits, read_videos, video_ids
 from pipeline.errors import DataError
 from pipeline.features.store import FeatureStore, VideoFeatures
 from pipeline.stages.layout import Layout
@@ -44,16 +44,18 @@ def read_samples(
 
     Raises:
         DataError: no video of this side has a label of the task.
+        StoreError: features are missing or damaged. ViewMismatch: they were made under another view.
     """
     chosen = set(video_ids(read_splits(layout.splits), fold, split))
     segments = [segment for segment in read_segments(layout.segments) if segment.video_id in chosen]
     segmented = {segment.video_id for segment in segments}
+    undecodable = {row["video_id"] for _, row in read_csv(layout.decoded, ["video_id"]) if row["status"] == "rejected"}
     samples, lost = [], 0
     for video in read_videos(layout.videos):
         labelled = bool(video.label) if task == "clip" else video.video_id in segmented
         if video.video_id not in chosen or not labelled:
             continue
-        if not store.has(video.sha256):
+        if video.video_id in undecodable:
             lost += 1
             continue
         features = store.read(video.sha256)

@@ -26,7 +26,8 @@ def stage_rows(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, dic
         for fold in experiment.folds:
             features = representation(experiment, fold)
             rows["representations"].setdefault(
-                f"{name}-{features}", {"experiment": name, "representation": features, "fold": fold}
+                f"{name}-{features}",
+                {"experiment": name, "dataset": experiment.dataset, "representation": features, "fold": fold},
             )
             for task in experiment.tasks:
                 rows["trainings"][f"{name}-{task}-fold{fold}"] = {

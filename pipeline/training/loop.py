@@ -138,7 +138,9 @@ def validate(
             loss_sum += float(functional.nll_loss(probabilities.clamp_min(1e-12).log(), labels, reduction="sum"))
             right += int((probabilities.argmax(dim=-1) == labels).sum())
             count += len(labels)
-    return loss_sum / max(count, 1), right / max(count, 1)
+    if count == 0:
+        raise TrainingError("the validation split has no labelled timestep; nothing says which epoch is best")
+    return loss_sum / count, right / count
 
 
 def step_loss(logits: Tensor, batch: Batch, settings: TrainSettings) -> Tensor:

@@ -210,3 +210,33 @@ def test_rejections_carry_no_path_twice(folder, bad_files):
     with pytest.raises(RejectedVideo) as caught:
         list(VideoReader(folder / "empty.mp4").frames(10, 32))
     assert "empty.mp4" not in str(caught.value)
+
+
+def test_a_model_whose_view_was_changed_by_hand_is_refused(folder, capsys):
+    path = Path(MODEL, "model.yaml")
+    path.write_text(path.read_text().replace("fps: 10.0", "fps: 5.0", 1))
+    assert cli.main(["predict", str(folder), "--model", MODEL, "--out", "out"]) == 2
+    assert "another view" in capsys.readouterr().err
+
+
+def test_one_file_whose_answer_fails_stops_no_other_and_is_tried_again(folder, monkeypatch):
+    real = predict.answer_for
+
+    def fails_on_left(path, *rest):
+        if "left" in path:
+            raise RuntimeError("out of memory")
+        return real(path, *rest)
+
+    arguments = ["predict", str(folder), "--model", MODEL, "--out", "out"]
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "answer_for", fails_on_left)
+        assert cli.main(arguments) == 1
+    assert results("out")["goes left.mp4"]["reason"] == "RuntimeError: out of memory"
+    assert cli.main(arguments) == 0
+    assert results("out")["goes left.mp4"]["label"] == "left"
+
+
+def test_nothing_to_predict_is_said(toy, capsys):
+    Path("hollow").mkdir()
+    assert cli.main(["predict", "hollow", "--model", MODEL, "--out", "out"]) == 2
+    assert "hollow: no file there" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The stages on a toy whose answer is known: a square moves left or right, and no single frame tells which."""
 
 import csv
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -8,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.data.cards import read_dataset
 from pipeline.errors import ConfigError, DataError, StoreError, ViewMismatch
 from pipeline.features.backbones import read_backbone
 from pipeline.features.extract import Extractor
 from pipeline.features.store import FeatureStore
 from pipeline.models.modelfolder import load_model
+from pipeline.stages.layout import Layout
+from pipeline.stages.samples import read_samples
 from pipeline.video.reader import VideoReader
 from tests.conftest import run_stage, write_toy_video
 
@@ -196,3 +200,26 @@ def test_fine_tuning_gives_each_fold_its_own_features(toy, capsys):
         json.loads((ARTIFACTS / f"backbone/{name}/backbone.json").read_text()) for name in ("shared", "fold1")
     )
     assert shared["weights_sha256"] != own["weights_sha256"]
+
+
+@pytest.mark.parametrize("keep", [0, 40])
+def test_features_that_are_gone_or_cut_stop_training_and_are_not_left_out(toy, keep):
+    path = sorted((ARTIFACTS / "features/shared").glob("*.safetensors"))[0]
+    path.write_bytes(path.read_bytes()[:keep]) if keep else path.unlink()
+    features = FeatureStore(path.parent, load_model(ARTIFACTS / "trainings/clip-fold1/model").spec.features_key)
+    dataset = read_dataset("datasets/toy")
+
+    def read_all():
+        for split, task in itertools.product(("train", "val", "test"), ("clip", "frame")):
+            read_samples(Layout("toy"), features, dataset, task=task, fold=1, split=split)
+
+    with pytest.raises(StoreError, match="run the extract stage again"):
+        read_all()
+
+
+def test_evaluation_refuses_features_of_another_view(toy):
+    config = Path("configs/toy.yaml")
+    config.write_text(config.read_text().replace("short_side: 32, crop: 32", "short_side: 32, crop: 30"))
+    run_stage("extract")
+    with pytest.raises(ViewMismatch, match="another view"):
+        run_stage("evaluate", "--task", "clip")

@@ -47,7 +47,7 @@ def test_a_torn_last_line_is_ignored_and_the_next_one_is_whole(tmp_path, keep):
     ledger = Ledger(tmp_path, "m")
     ledger.add(ANSWER, "1")
     first = (tmp_path / LEDGER).stat().st_size
-    ledger.add(Answer("b.mp4", "failed", "x"), "2")
+    ledger.add(Answer("b.mp4", "rejected", "x"), "2")
     ledger.close()
     data = (tmp_path / LEDGER).read_bytes()
     (tmp_path / LEDGER).write_bytes(data[: first + keep] if keep > 0 else data[:-1])
