@@ -11,7 +11,6 @@ from pipeline.stages.select import EXPERIMENTS, stage_rows
 
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-TRACKING_ONLY = {"pipeline/serving.py"}  # handed to MLflow as a file, not imported
 
 
 def module_file(name: str) -> Path | None:
@@ -70,7 +69,7 @@ def test_stage_lists_the_code_it_runs(stage):
     assert not stale, f"stage {stage!r} in dvc.yaml lists deps it does not import: {sorted(stale)}"
 
 
-def test_the_closure_follows_imports(tmp_path):
+def test_the_closure_follows_imports():
     closure = import_closure("pipeline.stages.decode")
     assert {"pipeline/video/reader.py", "pipeline/view.py", "pipeline/errors.py"} <= closure
     assert "pipeline/tracking.py" not in closure
