@@ -2,12 +2,18 @@
 
 import argparse
 import importlib
+import itertools
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from pipeline import __version__
+from pipeline.discovery import printable
 from pipeline.errors import LrcnError
 
 # name: (module whose `main(argv)` does it, one line of help)
@@ -18,6 +24,7 @@ COMMANDS = {
         "pipeline.inference.extract",
         "one feature vector per frame of files and folders; with --config a stage",
     ),
+    "store": ("pipeline.inference.store", "verify stored frames and features; prune what no video needs"),
     "doctor": ("pipeline.inference.doctor", "versions, codecs, GPU, weights and tracking of this installation"),
     "synthesize": ("pipeline.stages.synthesize", "draw the demo data set"),
     "select": ("pipeline.stages.select", "choose the experiments that `dvc repro` builds"),
@@ -32,9 +39,9 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 all done, 1 some inputs failed, 2 nothing could run, 130 stopped)."""
+    """Run one command; returns the exit code (0 all done, 1 some inputs failed, 2 nothing could run, 128 + signal)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
+    debug = "--debug" in itertools.takewhile(lambda argument: argument != "--", arguments)  # after it come file names
     if debug:
         arguments.remove("--debug")
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -47,18 +54,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         _help().error(f"unknown command {name!r}; expected one of {', '.join(COMMANDS)}")
     try:
-        return _run(name, rest)
+        with _stopping_signals():
+            return _run(name, rest)
     except LrcnError as error:
         if debug:
             raise
-        print(f"lrcn {name}: {error}", file=sys.stderr)
+        print(printable(f"lrcn {name}: {error}"), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"lrcn {name}: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
-        return 130
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     except BrokenPipeError:  # the reader of our output went away, as in `lrcn check | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+@contextmanager
+def _stopping_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP stop a command as Ctrl-C does, files closed; one that is ignored (nohup) stays ignored."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    numbers = [signal.SIGTERM, signal.SIGHUP] if threading.current_thread() is threading.main_thread() else []
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.errors import ConfigError
+from pipeline.video.limits import Limits
 from pipeline.view import View
 
 Task = Literal["clip", "frame"]
@@ -105,11 +106,13 @@ class Experiment(_Section):
 class Runtime(_Section):
     """`configs/runtime.yaml`: what changes speed, and no result.
 
-    device: `auto` takes a GPU when there is one. workers: videos decoded at a time; 0 = one per core.
+    device: `auto` takes a GPU when there is one. workers: videos decoded at a time; 0 = one per core. limits: what one
+    file may cost before it is given up; only files that exceed them come out otherwise.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Annotated[int, Field(ge=0)] = 0
+    limits: Limits = Limits()
 
 
 def load_experiment(path: Path | str) -> Experiment:

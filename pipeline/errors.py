@@ -6,7 +6,7 @@ LrcnError
 │   └── LeakError      the same recording on two sides of a split
 ├── VideoError         one video file
 │   └── RejectedVideo  no usable frame can be had from it
-├── StoreError         a stored frame or feature file is damaged, or belongs to other parameters
+├── StoreError         a stored file is damaged or of other parameters, or cannot be written (disk full, in use)
 ├── WeightsError       backbone weights are missing, damaged or of another architecture
 ├── ModelError         a model folder is damaged or incomplete
 │   └── ViewMismatch   features were made under another view than the model's
@@ -37,11 +37,18 @@ class VideoError(LrcnError):
 
 
 class RejectedVideo(VideoError):
-    """No usable frame can be had from a file."""
+    """No usable frame can be had from a file.
+
+    is_transient: the cause may lie outside the file (memory, time, a file still being written): worth another try.
+    """
+
+    def __init__(self, reason: str, is_transient: bool = False) -> None:
+        super().__init__(reason)
+        self.is_transient = is_transient
 
 
 class StoreError(LrcnError):
-    """A stored file is damaged or was written under other parameters."""
+    """A stored file is damaged, was written under other parameters, or cannot be written."""
 
 
 class WeightsError(LrcnError):

@@ -1,17 +1,23 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that have one writer at a time."""
 
-import contextlib
 import csv
+import errno
+import fcntl
+import hashlib
 import os
-import time
+import shutil
+import socket
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pipeline.errors import LrcnError, StoreError
+
 TEMPORARY_SUFFIX = ".tmp"
-# Another writer may be busy with its temporary file; one this old was left behind by a writer that is gone.
-ABANDONED_SECONDS = 3600.0
+LOCK_NAME = ".lock"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, quota used up, above the largest file allowed
+NEARLY_FULL_BYTES = 2**20
 
 
 @contextmanager
@@ -19,19 +25,25 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary name in the same folder, synced and renamed to `path` at the end, removed after an exception.
 
     Rename without sync may leave an empty file after a power cut (Pillai et al., OSDI 2014). Safe with several writers:
-    the name is nobody else's, and the last to finish wins. The folder is made when it is missing.
+    the name is nobody else's, and the last to finish wins. The folder is made when it is missing. The temporary file is
+    there, empty and locked, which tells `leftovers` that its writer lives: write it in place. Raises StoreError when
+    the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with explaining_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+        descriptor = _open_locked(temporary, fcntl.LOCK_EX)
+        try:
+            with explaining_full_disk(path):  # while the temporary file still takes its space
+                yield temporary
+                os.fsync(descriptor)
+                temporary.replace(path)
+                sync_folder(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
@@ -43,12 +55,73 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def explaining_full_disk(path: Path) -> Iterator[None]:
+    """Turn what is raised when a disk is full into a StoreError that names the path and the space left."""
+    try:
+        yield
+    except LrcnError:
+        raise
+    except Exception as error:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        free = shutil.disk_usage(folder).free
+        number = getattr(error, "errno", None)
+        # Libraries lose the number on the way (numpy, torch, safetensors); then the text or the disk itself tells.
+        full = isinstance(error, OSError | RuntimeError) and free < NEARLY_FULL_BYTES
+        if number in DISK_FULL or (number is None and (full or "No space left" in str(error))):
+            reason = os.strerror(number or errno.ENOSPC)
+            raise StoreError(
+                f"{path}: cannot be written ({reason}; {free / 1e6:.1f} MB free); "
+                "free some and run again: what is finished is kept"
+            ) from error
+        raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be a folder's only writer, and begin by removing what dead ones left; the folder is made when it is missing.
+
+    The lock is the operating system's and dies with the process, however that ends. Raises StoreError at once when the
+    folder cannot be written, or when another process holds it (on this machine, or through a network file system).
+    """
+    path = folder / LOCK_NAME
+    try:
+        with explaining_full_disk(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = _open_locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StoreError(f"{folder}: {_holder(path)} is writing there; wait until it has ended, or stop it") from None
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: cannot be written ({error.strerror}); give yourself access, or choose another folder"
+        ) from None
+    try:
+        with explaining_full_disk(path):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        sweep(folder)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def leftovers(folder: Path) -> Iterator[Path]:
+    """Temporary files of dead writers. Each stays locked until the next is asked for, so that it can be removed."""
+    for path in sorted(folder.glob(f".*{TEMPORARY_SUFFIX}")):
+        with suppress(OSError):  # locked by its writer, or just finished; a folder; another user's; no locks here
+            descriptor = os.open(path, os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield path
+            finally:
+                os.close(descriptor)
+
+
 def sweep(folder: Path) -> None:
-    """Remove temporary files that dead writers left in a folder."""
-    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-        with contextlib.suppress(FileNotFoundError):  # its writer has just finished
-            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
-                path.unlink()
+    """Remove the temporary files that dead writers left in a folder."""
+    for path in leftovers(folder):
+        path.unlink(missing_ok=True)
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -65,3 +138,42 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def _open_locked(path: Path, flags: int) -> int:
+    """A descriptor of a file, made when it is missing, with a lock; BlockingIOError when it is held (with LOCK_NB)."""
+    while True:
+        # Not inheritable (PEP 446): a child process does not keep the lock alive.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(descriptor, flags)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its holder removed the file between opening and locking: that lock is nobody's
+
+
+def _lock(descriptor: int, flags: int) -> None:
+    try:
+        fcntl.flock(descriptor, flags)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # a file system without locks: writers replace whole files there too, they just are not told of each other
+
+
+def _holder(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace") or "another process"
+    return "another process"
+
+
+def content_hash(path: Path | str) -> str:
+    """SHA-256 of a regular file; anything else (a pipe would block for ever) is refused as an OSError."""
+    if not os.path.isfile(path):  # noqa: PTH113 - a name that is no valid UTF-8 stays as it is
+        raise FileNotFoundError(errno.ENOENT, "no such file, or not a regular one")
+    with open(path, "rb") as file:  # noqa: PTH123
+        return hashlib.file_digest(file, "sha256").hexdigest()

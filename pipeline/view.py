@@ -5,8 +5,8 @@ import json
 from dataclasses import asdict, dataclass
 
 # Raised when the code changes what the same numbers mean, so that nothing made before is taken for current.
-FRAMES_FORMAT = 1
-FEATURES_FORMAT = 1
+FRAMES_FORMAT = 2
+FEATURES_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class View:
     """How a video is sampled, resized and cut into clips.
 
     fps: frames taken per second of video, on a time grid that starts at the first frame.
-    short_side: pixels of the shorter side after resizing (aspect ratio kept, both sides rounded to even numbers).
+    short_side: pixels of the shorter side after resizing; the longer one follows from the aspect ratio.
     crop: side in pixels of the square centre crop that the backbone sees.
     clip_frames: timesteps of one clip; 0 = the whole video is one clip.
     clip_stride: timesteps from one clip to the next in validation, test and prediction (LRCN: 16 frames, stride 8).

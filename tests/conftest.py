@@ -2,9 +2,13 @@
 
 import os
 import shutil
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -91,6 +95,29 @@ def make_toy(root: Path, *, people: int = 20) -> Path:
     (media / "labels.csv").write_text("\n".join(labels) + "\n")
     (media / "segments.csv").write_text("\n".join(segments) + "\n")
     return root
+
+
+def run_unprivileged(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Python in a process to which permissions apply: root reads everything, unless these two powers are taken away.
+
+    Taking them is better than another user: the interpreter and the files may be root's alone.
+    """
+    command = [sys.executable, *arguments]
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("runs as root, without setpriv (util-linux) to give up root's powers")
+        powers = "-dac_override,-dac_read_search"
+        command = ["setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}", *command]
+    return subprocess.run(command, capture_output=True, check=False, timeout=120)
+
+
+def decoding_children(parent: int | None = None) -> list[psutil.Process]:
+    """The processes that decode for this one, or for another."""
+    found = []
+    for child in psutil.Process(parent).children():
+        with suppress(psutil.Error):
+            found += [child] if "pipeline.video.worker" in child.cmdline() else []
+    return found
 
 
 def run_stage(name: str, *arguments: str) -> None:

@@ -3,13 +3,12 @@
 import hashlib
 import math
 import os
-import stat
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 from pipeline.data.tables import Video
+from pipeline.discovery import walk
 from pipeline.errors import DataError, RejectedVideo
 
 
@@ -44,64 +43,47 @@ ReadHeader = Callable[[Path], VideoHeader]
 def scan_media(media: Path, read_header: ReadHeader, *, tables: Collection[str] = (), workers: int = 1) -> list[Video]:
     """One row for every file below `media`, without label and group, in the order of the paths' bytes.
 
-    Symbolic links are followed. Hidden files, files that are no video and files that cannot be read are rows with
-    status `rejected` and a reason. read_header: raises RejectedVideo for what is no video. tables: paths of the data
-    set's own tables and lists (or of folders of them), which are not offered to it. workers: files read at a time.
-    Raises DataError when a folder cannot be listed or a link leads back into a folder that holds it.
+    Symbolic links are followed, and each name of a file has its row: labels may be given to any of them; a folder with
+    several names is entered by one. Hidden files, files that are no video and what cannot be read or listed are rows
+    with status `rejected` and a reason. read_header: raises RejectedVideo for what is no video. tables: paths of the
+    data set's own tables and lists (or of folders of them), which are not offered to it. workers: files read at a time.
+    Raises DataError when the media folder itself cannot be listed.
     """
-    ids = sorted(_files_below(media, "", ()), key=os.fsencode)
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        return list(pool.map(lambda video_id: _row(media, video_id, read_header, tables), ids))
+    start = len(os.path.join(media, ""))  # noqa: PTH118 - the walk joins its paths like this
+    entries = []
+    for entry in walk([str(media)], enter_hidden=True):
+        if entry.path == str(media):
+            raise DataError(f"{media}: {entry.reason}; make it readable")
+        entries.append((entry.path[start:], entry.reason))
+    entries.sort(key=lambda item: os.fsencode(item[0]))
+    return list(in_threads(lambda item: _row(media, item[0], item[1], read_header, tables), entries, max(1, workers)))
 
 
-def _files_below(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> list[str]:
-    """Paths of all entries that are no folders, relative to the media folder."""
-    try:
-        identity = (folder.stat().st_dev, folder.stat().st_ino)
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise DataError(f"{folder}: the folder cannot be listed ({error.strerror}); make it readable") from None
-    if identity in above:
-        raise DataError(f"{folder}: a symbolic link that leads back into its own folder; remove it")
-    found = []
-    for entry in entries:
-        if entry.is_dir():
-            found += _files_below(Path(entry.path), f"{prefix}{entry.name}/", (*above, identity))
-        else:
-            found.append(prefix + entry.name)
-    return found
-
-
-def _row(media: Path, video_id: str, read_header: ReadHeader, tables: Collection[str]) -> Video:
+def _row(media: Path, video_id: str, reason: str, read_header: ReadHeader, tables: Collection[str]) -> Video:
+    if reason:
+        return Video(video_id, "", 0, "rejected", reason)
     path = media / video_id
     try:
-        info = path.stat()
-        # Opening a pipe would wait for somebody to write into it.
-        if not stat.S_ISREG(info.st_mode):
-            return Video(video_id, "", 0, "rejected", "neither a file nor a link to one")
         with path.open("rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        broken = path.is_symlink() and not path.exists()
-        reason = "a symbolic link to a file that does not exist" if broken else f"cannot be read ({error.strerror})"
-        return Video(video_id, "", 0, "rejected", reason)
+        return Video(video_id, "", 0, "rejected", f"cannot be read ({error.strerror})")
     if any(part.startswith(".") for part in video_id.split("/")):
-        return Video(
-            video_id, sha256, info.st_size, "rejected", "a hidden file, which systems and editors leave behind"
-        )
+        return Video(video_id, sha256, size_bytes, "rejected", "a hidden file, which systems and editors leave behind")
     if any(video_id == table or video_id.startswith(f"{table}/") for table in tables):
-        return Video(video_id, sha256, info.st_size, "rejected", "a table of the data set, not a video")
+        return Video(video_id, sha256, size_bytes, "rejected", "a table of the data set, not a video")
     try:
         header = read_header(path)
     except RejectedVideo as error:
-        return Video(video_id, sha256, info.st_size, "rejected", _one_line(error))
+        return Video(video_id, sha256, size_bytes, "rejected", _one_line(error))
     except Exception as error:  # noqa: BLE001  whatever one file makes a demuxer do, the other files must be listed
         reason = f"its header cannot be read ({type(error).__name__}: {_one_line(error)})"
-        return Video(video_id, sha256, info.st_size, "rejected", reason)
+        return Video(video_id, sha256, size_bytes, "rejected", reason)
     return Video(
         video_id=video_id,
         sha256=sha256,
-        size_bytes=info.st_size,
+        size_bytes=size_bytes,
         status="ok",
         codec=header.codec,
         pixel_format=header.pixel_format,

@@ -1,11 +1,13 @@
-"""Frames to feature vectors: decoding runs ahead in threads while the backbone works on fixed batches."""
+"""Frames to feature vectors: videos are decoded side by side while the backbone works on batches of fixed size."""
 
 import contextlib
+import os
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from array import array
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -13,42 +15,33 @@ from torch import Tensor
 
 from pipeline.errors import VideoError, WeightsError
 from pipeline.features.backbones import Backbone
+from pipeline.features.crop import crop_to_rgb
+from pipeline.features.frozen import FrozenBackbone, compute_context
 from pipeline.features.store import VideoFeatures
-from pipeline.video.reader import Frame, i420_to_rgb
+from pipeline.video.i420 import I420
+from pipeline.video.reader import Frame
 
-# Part of the result: another batch size moves the last bits. Large enough to keep the device busy.
-CPU_BATCH_SIZE = 32
-CUDA_BATCH_SIZE = 256
-QUEUED_BATCHES = 4  # frames that wait between decoding and the backbone, in batches: all that decoding may run ahead
+# Part of the result: another batch size moves the last bits. On a CPU 16 frames are fastest: a thread's share of the
+# cache holds what goes from layer to layer.
+CPU_BATCH_SIZE = 16
+CUDA_BATCH_SIZE = 128
+CUDA_THREADS = 2  # while one batch is computed, the next one is copied
+QUEUED_BATCHES = 2  # full batches that may wait, for each thread that computes
 VIDEOS_AHEAD = 64  # videos that may be ready, or on their way, before the one whose turn it is
+GROWTH = 1.25  # of a video's vectors, when there is no room for more
 
 K = TypeVar("K")
-
-
-def center_crop(rgb: np.ndarray, crop: int) -> np.ndarray:
-    """The square in the middle of frames: (..., H, W, 3) -> (..., crop, crop, 3), a view.
-
-    The first row is (H - crop) // 2 and the first column (W - crop) // 2: where the middle falls between two pixels,
-    the crop lies half a pixel up and left. Raises ValueError when a frame is smaller than the crop.
-
-    >>> center_crop(np.arange(4 * 7 * 3).reshape(4, 7, 3), 2)[0, 0] // 3  # row 1, column 2 of 7
-    array([9, 9, 9])
-    """
-    height, width = rgb.shape[-3:-1]
-    if crop > min(height, width):
-        raise ValueError(f"frame of {width}x{height} pixels; expected at least {crop}x{crop}, the crop")
-    top, left = (height - crop) // 2, (width - crop) // 2
-    return rgb[..., top : top + crop, left : left + crop, :]
 
 
 class Extractor:
     """Runs a backbone over the frames of many videos.
 
-    Frames of all videos share batches of one fixed size, the last one padded: on a CPU a video's features are the
-    same bits whatever its neighbours, its place, or the number of workers. On a GPU they are computed in bfloat16
-    (float16 where the hardware has none), and equal only as far as its libraries promise.
+    Frames of all videos share batches of one fixed size, padded where too few are left: on a CPU a video's features
+    are the same bits whatever its neighbours, its place, the number of workers, or the number of cores. There, every
+    core computes batches of its own in one thread each, which is faster than all cores on one batch. On a GPU they are
+    computed in bfloat16 (float16 where the hardware has none), and equal only as far as its libraries promise.
 
-    The backbone is moved to `device`. workers: videos decoded at a time, each in one thread.
+    The backbone is moved to `device`. workers: videos decoded at a time, each read by one thread.
     Raises ValueError when the backbone cannot take frames of `crop` pixels.
     """
 
@@ -59,11 +52,14 @@ class Extractor:
         self.backbone = backbone.to(device=self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.crop = crop
         self.workers = workers
-        self.batch_size = CUDA_BATCH_SIZE if self.device.type == "cuda" else CPU_BATCH_SIZE
+        self.on_gpu = self.device.type == "cuda"
+        self.batch_size = CUDA_BATCH_SIZE if self.on_gpu else CPU_BATCH_SIZE
+        self.compute_threads = CUDA_THREADS if self.on_gpu else len(os.sched_getaffinity(0))
         backbone.check_crop(crop)
+        self.network = FrozenBackbone(backbone, crop)
 
     def run(
-        self, videos: Iterable[tuple[K, Iterable[Frame]]]
+        self, videos: Iterable[tuple[K, Iterable[Frame]]], progress: Callable[[int], None] = lambda num_frames: None
     ) -> Generator[tuple[K, VideoFeatures | Exception], None, None]:
         """Features of every video, or the error that it ended in, in the order of `videos`.
 
@@ -71,216 +67,233 @@ class Extractor:
         iterator: an error there costs this video only. An error of `videos` itself, or of the device, ends the run.
         Closing the generator stops the threads and closes the frames' iterators. Held in memory: a bounded number of
         frames, and the vectors of at most VIDEOS_AHEAD videos.
+
+        progress: told, by the threads that compute, of the frames that each batch held.
         """
-        ahead = _DecodeAhead(videos, self.crop, self.workers, max_frames=QUEUED_BATCHES * self.batch_size)
-        batches = _Batches(self.backbone, self.crop, self.batch_size, self.device)
         waiting: dict[int, _Video[K]] = {}
         turn = 0
-        with contextlib.closing(ahead.events()) as events:
-            for event in events:
-                video = waiting.setdefault(event.index, _Video(event.key))
-                if event.frame is not None:
-                    video.times.append(event.frame.times)
-                    batches.add(video, event.frame.rgb)
-                else:
-                    video.ended, video.error = True, event.error
-                while turn in waiting and waiting[turn].complete:
+        run = _Run(self, videos, progress)
+        with contextlib.closing(run.complete_videos()) as complete:
+            for video in complete:
+                waiting[video.index] = video
+                while turn in waiting:
                     yield self._result(waiting.pop(turn))
-                    ahead.one_video_done()
+                    run.let_one_begin()
                     turn += 1
-        batches.flush()
-        for index in sorted(waiting):
-            yield self._result(waiting[index])
 
     def _result(self, video: "_Video[K]") -> tuple[K, VideoFeatures | Exception]:
         if video.error is not None:
             return video.key, video.error
         if not video.times:
             return video.key, VideoError(f"{video.key}: no frames came out of the video; expected at least one")
-        values, times = np.concatenate(video.rows), np.array(video.times, dtype=np.float64)
-        if not values.any():
+        if not video.values.any():
             return video.key, WeightsError(
                 f"{video.key}: every feature of backbone {self.backbone.name} is 0 in float16; "
                 "random weights of deep networks do that: train them (finetune), or take trained weights"
             )
         try:
-            return video.key, VideoFeatures(values, times[:, 0].copy(), times[:, 1].copy())
+            return video.key, VideoFeatures(video.values, np.array(video.times), np.array(video.pts))
         except ValueError as error:
             return video.key, VideoError(f"{video.key}: backbone {self.backbone.name} gave unusable features: {error}")
 
 
-@dataclass
+@dataclass(eq=False)
 class _Video(Generic[K]):
-    """A video on its way: (grid, presentation) times of the frames decoded, feature vectors of the frames computed."""
-
-    key: K
-    times: list[tuple[float, float]] = field(default_factory=list)
-    rows: list[np.ndarray] = field(default_factory=list)
-    num_rows: int = 0
-    ended: bool = False
-    error: Exception | None = None
-
-    @property
-    def complete(self) -> bool:
-        return self.ended and (self.error is not None or self.num_rows == len(self.times))
-
-
-@dataclass
-class _Slot:
-    """One batch: its pixels, whose they are, and its feature vectors once launched."""
-
-    pixels: Tensor  # (B, crop, crop, 3) uint8, pinned when the device is a GPU
-    values: Tensor  # (B, D) float16, likewise
-    videos: list[_Video[Any]] = field(default_factory=list)
-    done: "torch.cuda.Event | None" = None
-
-
-class _Batches:
-    """Fixed batches through the backbone. On a GPU two take turns: while one is computed, the other is filled."""
-
-    def __init__(self, backbone: Backbone, crop: int, size: int, device: torch.device) -> None:
-        self.backbone, self.size, self.device = backbone, size, device
-        self.on_gpu = device.type == "cuda"
-        self.slots = [
-            _Slot(
-                torch.zeros((size, crop, crop, 3), dtype=torch.uint8, pin_memory=self.on_gpu),
-                torch.zeros((size, backbone.feature_size), dtype=torch.float16, pin_memory=self.on_gpu),
-            )
-            for _ in range(2 if self.on_gpu else 1)
-        ]
-        # Emulated bfloat16 (GPUs before Ampere) is slower than float32.
-        bf16 = self.on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-        self.half = torch.bfloat16 if bf16 else torch.float16
-
-    def add(self, video: _Video[Any], rgb: np.ndarray) -> None:
-        """Take one frame; a full batch is launched, and the batch launched before it collected."""
-        slot = self.slots[0]
-        slot.pixels[len(slot.videos)] = torch.from_numpy(rgb)
-        slot.videos.append(video)
-        if len(slot.videos) == self.size:
-            self._launch(slot)
-            self.slots.append(self.slots.pop(0))
-            self._collect(self.slots[0])
-
-    def flush(self) -> None:
-        """Compute what is left, padded with black frames."""
-        current, *launched = self.slots
-        for slot in launched:
-            self._collect(slot)
-        if current.videos:
-            current.pixels[len(current.videos) :] = 0
-            self._launch(current)
-            self._collect(current)
-
-    def _launch(self, slot: _Slot) -> None:
-        autocast = torch.autocast("cuda", dtype=self.half) if self.on_gpu else contextlib.nullcontext()
-        with torch.inference_mode(), autocast:
-            # (B, H, W, 3) seen as (B, 3, H, W) is channels-last already: no copy, and the fast layout.
-            frames = slot.pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-            slot.values.copy_(self.backbone(frames).to(torch.float16), non_blocking=True)
-            if self.on_gpu:
-                slot.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                slot.done.record()
-
-    def _collect(self, slot: _Slot) -> None:
-        """Hand the vectors of a launched batch to their videos."""
-        if slot.done is not None:
-            slot.done.synchronize()
-        values = slot.values.numpy()
-        places: dict[int, list[int]] = {}
-        for place, video in enumerate(slot.videos):
-            places.setdefault(id(video), []).append(place)
-        for own in places.values():
-            video = slot.videos[own[0]]
-            video.rows.append(values[own])
-            video.num_rows += len(own)
-        slot.videos, slot.done = [], None
-
-
-@dataclass(frozen=True)
-class _Crop:
-    rgb: np.ndarray  # (crop, crop, 3) uint8
-    times: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class _Event(Generic[K]):
-    """A frame of a video, or (frame is None) its end, with the error that it ended in."""
+    """A video on its way: grid and presentation times of the frames decoded, vectors of the frames computed."""
 
     index: int
     key: K
-    frame: _Crop | None = None
+    values: np.ndarray  # (T, D) float16; while frames come, with room for more
+    times: "array[float]" = field(default_factory=lambda: array("d"))
+    pts: "array[float]" = field(default_factory=lambda: array("d"))
+    num_computed: int = 0
+    ended: bool = False
     error: Exception | None = None
 
+    def keep(self, first: int, values: np.ndarray) -> None:
+        """Take the vectors of the frames from `first` on; batches may come in any order."""
+        end = first + len(values)
+        if end > len(self.values):
+            # In place: a long video's vectors never lie in memory twice.
+            self.values.resize((int(end * GROWTH), values.shape[1]), refcheck=False)
+        self.values[first:end] = values
+        self.num_computed += len(values)
 
-class _DecodeAhead(Generic[K]):
-    """Threads that each read one video at a time; their frames come out of one bounded queue, as they come."""
+    def finish(self) -> None:
+        """Give back the room that is not needed."""
+        num_rows = len(self.times) if self.error is None else 0
+        self.values.resize((num_rows, self.values.shape[1]), refcheck=False)
 
-    def __init__(self, videos: Iterable[tuple[K, Iterable[Frame]]], crop: int, workers: int, max_frames: int) -> None:
+
+@dataclass(eq=False)
+class _Batch:
+    """Pixels, and whose they are: (video, its first frame in the batch, how many)."""
+
+    pixels: Tensor  # (B, crop, crop, 3) uint8, pinned when the device is a GPU
+    parts: list[tuple[_Video[Any], int, int]] = field(default_factory=list)
+    num_frames: int = 0
+
+    def add(self, video: _Video[Any], i420: I420, crop: int) -> None:
+        crop_to_rgb(i420, crop, self.pixels[self.num_frames].numpy())
+        self.num_frames += 1
+        last, first, count = self.parts[-1] if self.parts else (None, 0, 0)
+        if last is video:
+            self.parts[-1] = (video, first, count + 1)
+        else:
+            self.parts.append((video, len(video.times), 1))
+
+
+class _Run(Generic[K]):
+    """The threads of one run. Some each read one video after the other and fill batches, some compute full ones.
+
+    Every queue ends with None, once for each of its readers.
+    """
+
+    def __init__(
+        self, extractor: Extractor, videos: Iterable[tuple[K, Iterable[Frame]]], progress: Callable[[int], None]
+    ) -> None:
+        self._extractor = extractor
         self._videos: Iterator[tuple[int, tuple[K, Iterable[Frame]]]] = enumerate(videos)
-        self._crop = crop
+        self._progress = progress
+        self._lock = threading.Lock()  # over all videos' state
         self._taking = threading.Lock()
         self._stop = threading.Event()
-        self._permits = threading.Semaphore(max(VIDEOS_AHEAD, workers))
-        # None: a worker has ended. An exception: so did the list of videos, or a worker in a way nobody foresaw.
-        self._queue: queue.Queue[_Event[K] | BaseException | None] = queue.Queue(maxsize=max_frames)
-        self._threads = [
-            threading.Thread(target=self._work, name=f"decode-{number}", daemon=True) for number in range(workers)
+        self._permits = threading.Semaphore(max(VIDEOS_AHEAD, extractor.workers))
+        self._free: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._full: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._complete: queue.SimpleQueue[_Video[K] | BaseException | None] = queue.SimpleQueue()
+        self._readers = [
+            threading.Thread(target=self._guard, args=(self._read_videos,), name=f"decode-{number}", daemon=True)
+            for number in range(extractor.workers)
         ]
+        self._computers = [
+            threading.Thread(target=self._guard, args=(self._compute,), name=f"compute-{number}", daemon=True)
+            for number in range(extractor.compute_threads)
+        ]
+        self._num_reading = extractor.workers
+        shape = (extractor.batch_size, extractor.crop, extractor.crop, 3)
+        for _ in range(extractor.workers + (1 + QUEUED_BATCHES) * extractor.compute_threads):
+            # Takes memory when it is first filled.
+            self._free.put(_Batch(torch.empty(shape, dtype=torch.uint8, pin_memory=extractor.on_gpu)))
 
-    def events(self) -> Generator[_Event[K], None, None]:
-        """Frames and ends of all videos, those of one video in order; closing it stops the threads."""
-        for thread in self._threads:
-            thread.start()
+    def complete_videos(self) -> Generator[_Video[K], None, None]:
+        """Videos as they get complete; closing it stops the threads. Raises what ended a thread."""
+        own_threads = torch.get_num_threads()
+        threads = [*self._readers, *self._computers]
         try:
-            running = len(self._threads)
-            while running:
-                event = self._queue.get()
-                if event is None:
-                    running -= 1
-                elif isinstance(event, BaseException):
-                    raise event
+            for thread in threads:
+                thread.start()
+            num_computing = len(self._computers)
+            while num_computing:
+                item = self._complete.get()
+                if item is None:
+                    num_computing -= 1
+                elif isinstance(item, BaseException):
+                    raise item
                 else:
-                    yield event
+                    yield item
         finally:
             self._stop.set()
-            for thread in self._threads:
-                self.one_video_done()  # wakes a thread that waits for its turn
-                while thread.is_alive():  # and room in the queue one that waits for room
-                    with contextlib.suppress(queue.Empty):
-                        self._queue.get(timeout=0.01)
+            for _ in self._readers:
+                self.let_one_begin()
+                self._free.put(None)
+            for _ in self._computers:
+                self._full.put(None)
+            for thread in threads:
+                if thread.ident is not None:  # it was started
+                    thread.join()
+            # The threads' own setting has become the one that new threads begin with.
+            torch.set_num_threads(own_threads)
 
-    def one_video_done(self) -> None:
+    def let_one_begin(self) -> None:
         """Let the threads begin one video more."""
         self._permits.release()
 
-    def _work(self) -> None:
+    def _guard(self, work: Callable[[], None]) -> None:
         try:
-            while self._permits.acquire() and not self._stop.is_set():
-                with self._taking:
-                    item = next(self._videos, None)
-                if item is None:
-                    break
-                index, (key, frames) = item
-                self._queue.put(_Event(index, key, error=self._read(index, key, frames)))
-        except BaseException as error:  # noqa: BLE001 - raised again where the events are read
-            self._queue.put(error)
-        else:
-            self._queue.put(None)
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again where the videos are read
+            self._complete.put(error)
 
-    def _read(self, index: int, key: K, frames: Iterable[Frame]) -> Exception | None:
+    def _read_videos(self) -> None:
+        batch: _Batch | None = None
+        while not self._stop.is_set():
+            if not self._permits.acquire(blocking=False):
+                # The video whose turn it is may wait for these very frames.
+                self._hand_over(batch)
+                batch = None
+                self._permits.acquire()
+            with self._taking:
+                item = None if self._stop.is_set() else next(self._videos, None)
+            if item is None:
+                break
+            index, (key, frames) = item
+            video = _Video(index, key, np.empty((0, self._extractor.backbone.feature_size), np.float16))
+            batch, error = self._read(video, frames, batch)
+            self._end(video, error)
+        self._hand_over(batch)
+        with self._lock:
+            self._num_reading -= 1
+            if not self._num_reading:
+                for _ in self._computers:
+                    self._full.put(None)
+
+    def _read(
+        self, video: _Video[K], frames: Iterable[Frame], batch: _Batch | None
+    ) -> tuple[_Batch | None, Exception | None]:
+        """Fill batches with a video's frames; returns the batch that has room left, and the error that it ended in."""
         try:
-            try:
+            # A decoder's generator is closed, and with it its file, by the thread that reads it.
+            with contextlib.closing(cast(Any, frames)) if hasattr(frames, "close") else contextlib.nullcontext():
                 for frame in frames:
-                    if self._stop.is_set():
+                    batch = batch or self._free.get()
+                    if batch is None or self._stop.is_set():
                         break
-                    rgb = np.ascontiguousarray(center_crop(i420_to_rgb(frame.i420), self._crop))
-                    times = (float(frame.time_seconds), float(frame.pts_seconds))
-                    self._queue.put(_Event(index, key, _Crop(rgb, times)))
-            finally:
-                close = getattr(frames, "close", None)
-                if close is not None:  # a decoder's generator: its file is closed by the thread that read it
-                    close()
+                    batch.add(video, frame.i420, self._extractor.crop)
+                    video.times.append(float(frame.time_seconds))
+                    video.pts.append(float(frame.pts_seconds))
+                    if batch.num_frames == self._extractor.batch_size:
+                        self._hand_over(batch)
+                        batch = None
         except Exception as error:  # noqa: BLE001 - whatever ends one video is that video's result
-            return error
-        return None
+            return batch, error
+        return batch, None
+
+    def _hand_over(self, batch: _Batch | None) -> None:
+        """Have a batch computed, padded with black frames."""
+        if batch is not None and batch.num_frames:
+            batch.pixels[batch.num_frames :] = 0
+            self._full.put(batch)
+        elif batch is not None:
+            self._free.put(batch)
+
+    def _compute(self) -> None:
+        extractor = self._extractor
+        with compute_context(extractor.device):
+            while (batch := self._full.get()) is not None and not self._stop.is_set():
+                pixels = batch.pixels.to(extractor.device, non_blocking=True)
+                values = extractor.network(pixels).to(torch.float16).cpu().numpy()
+                self._progress(batch.num_frames)
+                start = 0
+                for video, first, count in batch.parts:
+                    self._take_vectors(video, first, values[start : start + count])
+                    start += count
+                batch.parts, batch.num_frames = [], 0
+                self._free.put(batch)
+        self._complete.put(None)
+
+    def _take_vectors(self, video: _Video[K], first: int, values: np.ndarray) -> None:
+        with self._lock:
+            if video.error is None:
+                video.keep(first, values)
+                self._pass_on_if_complete(video)
+
+    def _end(self, video: _Video[K], error: Exception | None) -> None:
+        with self._lock:
+            video.ended, video.error = True, error
+            self._pass_on_if_complete(video)
+
+    def _pass_on_if_complete(self, video: _Video[K]) -> None:
+        if video.ended and (video.error is not None or video.num_computed == len(video.times)):
+            video.finish()
+            self._complete.put(video)

@@ -12,7 +12,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import StoreError, ViewMismatch
-from pipeline.files import replacing, sweep
+from pipeline.files import replacing
 
 SUFFIX = ".safetensors"
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -59,10 +59,11 @@ class VideoFeatures:
 class FeatureStore:
     """A folder of features made under one key; safe for several writers, a damaged file is noticed when it is read.
 
-    folder: created at the first write. key: everything that shapes the values (see pipeline.view.features_key).
+    folder: created at the first write. key: everything that shapes the values (see pipeline.view.features_key); None to
+    look at features of any key.
     """
 
-    def __init__(self, folder: Path | str, key: str) -> None:
+    def __init__(self, folder: Path | str, key: str | None) -> None:
         self.folder = Path(folder)
         self.key = key
 
@@ -72,32 +73,32 @@ class FeatureStore:
             raise ValueError(f"{sha256!r} is no SHA-256; expected 64 hex digits, as in the videos table")
         return self.folder / f"{sha256}{SUFFIX}"
 
-    def has(self, sha256: str, verify: bool = False) -> bool:
-        """Whether features of this key are there.
+    def has(self, sha256: str) -> bool:
+        """Whether features of this key are there, undamaged: all of the file is read."""
+        return not self.fault(sha256)
 
-        verify=False reads the file's header only, which notices another key and a file cut short;
-        verify=True reads all of it and notices every damage.
-        """
-        if verify:
-            try:
-                self.read(sha256)
-            except (StoreError, ViewMismatch):
-                return False
-            return True
+    def fault(self, sha256: str) -> str:
+        """What is wrong with a file, all of which is read; "" when nothing is."""
         try:
-            with safe_open(self.path(sha256), framework="numpy") as file:
-                return bool((file.metadata() or {}).get("key") == self.key)
-        except (OSError, SafetensorError):
-            return False
+            self.read(sha256)
+        except (StoreError, ViewMismatch) as error:
+            return str(error)
+        return ""
 
-    def write(self, sha256: str, features: VideoFeatures) -> None:
-        """Store a video's features, whole or not at all; what stood there before is replaced."""
+    def write(self, sha256: str, features: VideoFeatures, damage: str = "") -> None:
+        """Store a video's features, whole or not at all; what stood there before is replaced.
+
+        damage: what was wrong with the video, "" when all of it could be read.
+        """
+        if self.key is None:
+            raise ValueError(f"{self.folder}: opened for features of any key; expected a key, to write under")
         arrays = {
             "values": features.values,
             "time_seconds": features.time_seconds,
             "pts_seconds": features.pts_seconds,
         }
-        metadata = {"key": self.key, "checksum": checksum(arrays, f"{self.key} {sha256}")}
+        label = f"{self.key} {sha256} {damage}"
+        metadata = {"key": self.key, "damage": damage, "checksum": checksum(arrays, label)}
         write_arrays(self.path(sha256), arrays, metadata)
 
     def read(self, sha256: str) -> VideoFeatures:
@@ -105,6 +106,13 @@ class FeatureStore:
 
         Raises StoreError when they are missing or damaged, ViewMismatch when they were made under another key.
         """
+        return self._read(sha256)[0]
+
+    def damage(self, sha256: str) -> str:
+        """What was wrong with a video, "" when all of it could be read; raises what `read` raises."""
+        return self._read(sha256)[1]
+
+    def _read(self, sha256: str) -> tuple[VideoFeatures, str]:
         path = self.path(sha256)
         try:
             arrays, metadata = read_arrays(path)
@@ -115,27 +123,37 @@ class FeatureStore:
                 f"{path}: damaged or unreadable features ({' '.join(str(error).split())}); {ADVICE}"
             ) from None
         # Over key and name too: a flipped bit in the key must not pass for another view, nor one video for another.
-        if metadata.get("checksum") != checksum(arrays, f"{metadata.get('key')} {sha256}"):
+        if metadata.get("checksum") != checksum(arrays, f"{metadata.get('key')} {sha256} {metadata.get('damage')}"):
             raise StoreError(f"{path}: damaged features (the checksum does not fit the contents); {ADVICE}")
-        if metadata["key"] != self.key:
+        if self.key not in (None, metadata.get("key")):
             raise ViewMismatch(
-                f"{path}: features were made under key {metadata['key']}, expected {self.key} "
+                f"{path}: features were made under key {metadata.get('key')}, expected {self.key} "
                 "(another view, backbone or weights); run the extract stage again"
             )
         try:
-            return VideoFeatures(**arrays)
+            return VideoFeatures(**arrays), metadata["damage"]
         except (TypeError, ValueError) as error:
             raise StoreError(f"{path}: unusable features ({error}); {ADVICE}") from None
 
+    def entries(self) -> list[str]:
+        """Content hashes of the videos that have a file here, whatever its key or state, in order."""
+        names = sorted(path.name.removesuffix(SUFFIX) for path in self.folder.glob(f"*{SUFFIX}"))
+        return [name for name in names if SHA256.fullmatch(name)]
+
+    def size_bytes(self, sha256: str) -> int:
+        """Disk space that a video's file takes, whatever its key or state; 0 when there is none."""
+        path = self.path(sha256)
+        return path.stat().st_size if path.exists() else 0
+
+    def remove(self, sha256: str) -> None:
+        """Delete a video's file, whatever its key or state."""
+        self.path(sha256).unlink(missing_ok=True)
+
     def prune(self, keep: Collection[str]) -> list[str]:
-        """Delete the files of videos that are not in `keep`, and what dead writers left; returns the hashes deleted."""
-        removed = []
-        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
-            sha256 = path.name.removesuffix(SUFFIX)
-            if SHA256.fullmatch(sha256) and sha256 not in keep:
-                path.unlink(missing_ok=True)
-                removed.append(sha256)
-        sweep(self.folder)
+        """Delete the files of videos that are not in `keep`, whatever their key; returns the hashes deleted."""
+        removed = [sha256 for sha256 in self.entries() if sha256 not in keep]
+        for sha256 in removed:
+            self.remove(sha256)
         return removed
 
 
@@ -152,7 +170,7 @@ def checksum(arrays: Mapping[str, np.ndarray], label: str = "") -> str:
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write a `.safetensors` file whole or not at all; equal contents give equal bytes.
 
-    Raises OSError when the file cannot be written; then nothing is left behind.
+    Raises StoreError when the disk is full; then nothing is left behind.
     """
     blob = safetensors.numpy.save(
         {name: np.asarray(array, order="C") for name, array in arrays.items()}, dict(metadata)
@@ -162,7 +180,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping
     end = 8 + int.from_bytes(blob[:8], "little")
     header = json.dumps(json.loads(blob[8:end]), sort_keys=True, separators=(",", ":")).encode("ascii")
     header += b" " * (-len(header) % 8)
-    with replacing(path) as temporary, temporary.open("xb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(len(header).to_bytes(8, "little"))
         file.write(header)
         file.write(memoryview(blob)[end:])

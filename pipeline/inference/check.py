@@ -3,12 +3,13 @@
 import argparse
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 from pipeline.device import num_workers
-from pipeline.inference.discovery import find_files
-from pipeline.video.reader import Verdict, check_file
+from pipeline.discovery import printable
+from pipeline.inference.inputs import add_decoding_arguments, add_input_arguments, inputs_of, limits_of
+from pipeline.video.isolation import DecoderPool
+from pipeline.video.verdict import Verdict
 
 FIELDS = (
     "num_frames", "width", "height", "rotation_degrees", "first_pts_seconds", "duration_seconds", "codec",
@@ -19,20 +20,22 @@ FIELDS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a row per file; 0 when all are ok, 1 when some are damaged or rejected."""
     parser = argparse.ArgumentParser(prog="lrcn check", description=__doc__, allow_abbrev=False)
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="files and folders")
+    add_input_arguments(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
-    parser.add_argument("--workers", type=int, default=0, help="files decoded at a time; 0 = one per core (default)")
+    add_decoding_arguments(parser)
     options = parser.parse_args(argv)
-    files = find_files(options.paths)
+    inputs = inputs_of(options, "check")
     counts: dict[str, int] = {}
     if not options.json:
         print(f"{'status':<9} {'frames':>7} {'size':>11} {'seconds':>8}  codec    path: reason")
-    with ThreadPoolExecutor(num_workers(options.workers)) as pool:
-        for path, verdict in zip(files, pool.map(check_file, files), strict=True):
+    with DecoderPool(limits_of(options)) as decoders:
+        found = in_threads(decoders.check, inputs.files, num_workers(options.workers))
+        for path in inputs.paths:
+            verdict = Verdict.rejected(inputs.reasons[path]) if path in inputs.reasons else next(found)
             counts[verdict.status] = counts.get(verdict.status, 0) + 1
             print(as_json(path, verdict) if options.json else as_row(path, verdict), flush=True)
     if not options.json:
-        print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "no file")
+        print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
     return 0 if set(counts) <= {"ok"} else 1
 
 
@@ -44,13 +47,11 @@ def as_json(path: str, verdict: Verdict) -> str:
 
 
 def as_row(path: str, verdict: Verdict) -> str:
-    """One line of the table, control characters and stray bytes of a name escaped."""
-    name = path.encode("utf-8", "backslashreplace").decode("utf-8")
-    name = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
+    """One line of the table."""
     size = f"{verdict.width}x{verdict.height}" if verdict.width else ""
     seconds = "" if verdict.duration_seconds is None else f"{verdict.duration_seconds:.2f}"
     text = "; ".join(part for part in (verdict.reason, *verdict.notes) if part)
-    return (
+    return printable(
         f"{verdict.status:<9} {verdict.num_frames or '':>7} {size:>11} {seconds:>8}  {verdict.codec or '':<8} "
-        f"{name}" + (f": {text}" if text else "")
+        f"{path}" + (f": {text}" if text else "")
     )

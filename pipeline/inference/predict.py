@@ -2,18 +2,19 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.device import choose_device, num_workers
+from pipeline.discovery import printable
 from pipeline.errors import LrcnError, RejectedVideo
 from pipeline.features.backbones import read_backbone
 from pipeline.features.extract import Extractor
 from pipeline.features.store import VideoFeatures
-from pipeline.inference.discovery import find_files
+from pipeline.files import locked
+from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
 from pipeline.inference.results import (
     Answer,
     Ledger,
@@ -24,51 +25,63 @@ from pipeline.inference.results import (
     write_results,
 )
 from pipeline.models.modelfolder import Model, load_model
-from pipeline.video.reader import Frame, VideoReader
-from pipeline.view import View, features_key
+from pipeline.progress import Progress
+from pipeline.video.isolation import DecoderPool
+from pipeline.view import features_key
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Answer for every file; 0 when each got a label, 1 when some did not."""
     parser = argparse.ArgumentParser(prog="lrcn predict", description=__doc__, allow_abbrev=False)
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="files and folders")
+    add_input_arguments(parser)
     parser.add_argument("--model", required=True, type=Path, help="a model folder")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--workers", type=int, default=0, help="videos decoded at a time; 0 = one per core (default)")
+    add_decoding_arguments(parser)
     options = parser.parse_args(argv)
-    files = find_files(options.paths, exclude=[options.out])
+    inputs = inputs_of(options, "predict", out=options.out)
+    with locked(options.out):
+        return predict_into(options, inputs)
+
+
+def predict_into(options: argparse.Namespace, inputs: Inputs) -> int:
+    """Bring the folder of results up to date; returns the exit code."""
     try:
-        options.out.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(options.out, model_identity_of(options.model))
     except OSError as error:
         raise LrcnError(f"{options.out}: cannot be written ({error.strerror}); choose another --out") from None
-    states = {path: file_state(path) for path in files}
-    todo = [path for path in files if ledger.get(path, states[path]) is None]
+    states = {path: file_state(path) for path in inputs.files}
+    todo = [path for path in inputs.files if ledger.get(path, states[path]) is None]
     try:
         if todo:
             model = load_model(options.model, str(choose_device(options.device)))
-            answers = predict_files(model, options.model, todo, options.workers)
-            for answer in tqdm(answers, "predict", len(todo), disable=not sys.stderr.isatty(), unit="video"):
-                if file_state(answer.path) != states[answer.path]:
-                    answer = Answer(answer.path, "failed", "changed while it was read; run again when it is complete")
-                ledger.add(answer, states[answer.path])
+            progress = Progress("predict", len(todo))
+            with DecoderPool(limits_of(options)) as decoders:
+                answers = predict_files(model, options.model, decoders, todo, options.workers, progress.add_frames)
+                for answer in progress.over(answers):
+                    if file_state(answer.path) != states[answer.path]:
+                        reason = "changed while it was read; run again when it is complete"
+                        answer = Answer(answer.path, "failed", reason)
+                    ledger.add(answer, states[answer.path])
     finally:
         ledger.close()
-    answers_in_order = [ledger.answers[path][1] for path in files]
+    answers_in_order = [
+        Answer(path, "rejected", inputs.reasons[path]) if path in inputs.reasons else ledger.answers[path][1]
+        for path in inputs.paths
+    ]
     write_results(options.out, answers_in_order)
     counts = {
         status: sum(answer.status == status for answer in answers_in_order)
         for status in ("ok", "damaged", "rejected", "failed")
     }
     print(
-        f"predict: {len(files)} file(s), {len(todo)} looked at now: "
+        f"predict: {len(inputs.paths)} file(s), {len(todo)} looked at now: "
         + ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-        + f"; see {options.out / 'results.csv'}"
+        + printable(f"; see {options.out / 'results.csv'}")
     )
     for answer in answers_in_order:
         if answer.status in ("rejected", "failed"):
-            print(f"predict: {answer.path}: {answer.status}: {answer.reason}", file=sys.stderr)
+            print(printable(f"predict: {answer.path}: {answer.status}: {answer.reason}"), file=sys.stderr)
     return 1 if counts["rejected"] + counts["failed"] else 0
 
 
@@ -79,19 +92,30 @@ def model_identity_of(folder: Path) -> str:
     return model_identity(folder)
 
 
-def predict_files(model: Model, folder: Path, paths: Sequence[str], workers: int) -> Iterator[Answer]:
-    """Answers in the order of the paths; a file that cannot be used is an answer with a reason, never an exception."""
+def predict_files(
+    model: Model,
+    folder: Path,
+    decoders: DecoderPool,
+    paths: Sequence[str],
+    workers: int,
+    progress: Callable[[int], None] = lambda num_frames: None,
+) -> Iterator[Answer]:
+    """Answers in the order of the paths; a file that cannot be used is an answer with a reason, never an exception.
+
+    progress: as for Extractor.run.
+    """
     device = model.network.feature_mean.device
     backbone = read_backbone(folder / "backbone.safetensors")
     view = model.spec.view
     model.require_features(features_key(view, backbone.name, backbone.weights_sha256))
     extractor = Extractor(backbone, view.crop, device, workers=num_workers(workers))
-    readers = {path: VideoReader(path) for path in paths}
-    jobs = ((path, frames_of(readers[path], view)) for path in paths)
-    for path, result in extractor.run(jobs):
+    readers = {path: decoders.reader(path) for path in paths}
+    jobs = ((path, readers[path].frames(view.fps, view.short_side)) for path in paths)
+    for path, result in extractor.run(jobs, progress):
         reader = readers.pop(path)
         if isinstance(result, RejectedVideo):
-            yield Answer(path, "rejected", str(result))
+            # What may go better next time is no answer to keep.
+            yield Answer(path, "failed" if result.is_transient else "rejected", str(result))
         elif isinstance(result, Exception):
             yield Answer(path, "failed", f"{type(result).__name__}: {result}")
         else:
@@ -99,11 +123,6 @@ def predict_files(model: Model, folder: Path, paths: Sequence[str], workers: int
                 yield answer_for(path, model, result, reader.verdict.status, reader.verdict.reason)
             except Exception as error:  # noqa: BLE001 - one file's failure is its answer, the others go on
                 yield Answer(path, "failed", f"{type(error).__name__}: {error}")
-
-
-def frames_of(reader: VideoReader, view: View) -> Iterator[Frame]:
-    """The frames that a view takes from a video."""
-    yield from reader.frames(view.fps, view.short_side)
 
 
 def answer_for(path: str, model: Model, features: VideoFeatures, status: str, reason: str) -> Answer:

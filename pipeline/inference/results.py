@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import __version__
-from pipeline.files import replacing, write_table
+from pipeline.files import explaining_full_disk, replacing, write_table
 
 LEDGER = ".ledger.jsonl"
 RESULT_COLUMNS = (
@@ -93,14 +93,16 @@ class Ledger:
     def add(self, answer: Answer, state: str) -> None:
         """Keep an answer, on disk before this returns."""
         entry = {"model": self.model_id, "state": state, "answer": asdict(answer)}
-        self._file.write(json.dumps(entry, sort_keys=True).encode("ascii") + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with explaining_full_disk(self.path):
+            self._file.write(json.dumps(entry, sort_keys=True).encode("ascii") + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self.answers[answer.path] = (state, answer)
 
     def close(self) -> None:
         """Release the file."""
-        self._file.close()
+        with explaining_full_disk(self.path):  # after a failed write, closing tries it once more
+            self._file.close()
 
 
 def write_results(folder: Path, answers: Sequence[Answer]) -> None:

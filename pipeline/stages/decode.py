@@ -2,34 +2,45 @@
 
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
 
 from pipeline.data.tables import read_videos
 from pipeline.device import num_workers
+from pipeline.discovery import printable
 from pipeline.errors import DataError, RejectedVideo
-from pipeline.files import write_table
-from pipeline.stages.layout import dataset_of, stage_options
+from pipeline.files import content_hash, locked, sweep, write_table
+from pipeline.stages.layout import StageOptions, dataset_of, stage_options
+from pipeline.threads import in_threads
 from pipeline.video.framestore import FrameStore
-from pipeline.video.reader import Verdict, VideoReader
+from pipeline.video.isolation import DecoderPool
+from pipeline.video.verdict import Verdict
 from pipeline.view import View
 
+CHANGED = "its content is no longer what videos.csv states: run the index stage again"
 COLUMNS = ("status", "reason", "num_frames", "width", "height", "rotation_degrees", "duration_seconds")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Decode every usable video of the experiment's table; exits non-zero when not one could be decoded."""
     options = stage_options(__doc__, argv, media=True)
+    with locked(options.layout.frames):
+        sweep(options.layout.root)
+        decode_all(options)
+
+
+def decode_all(options: StageOptions) -> None:
+    """Bring the frame store, and the table of verdicts, up to date."""
     view = options.experiment.view
     media = options.media or Path(dataset_of(options.experiment).card.media)
     videos = [video for video in read_videos(options.layout.videos) if video.status == "ok"]
     store = FrameStore(options.layout.frames, view.frames_key)
     paths = {video.sha256: media / video.video_id for video in videos}  # equal files are decoded once
-    missing = [sha256 for sha256 in paths if not store.has(sha256)]
-    with ThreadPoolExecutor(num_workers(options.runtime.workers)) as pool:
-        jobs = pool.map(lambda sha256: decode_video(store, sha256, paths[sha256], view), missing)
+    missing = [sha256 for sha256 in paths if not store.has(sha256) or store.verdict(sha256).is_transient]
+    workers = num_workers(options.runtime.workers)
+    with DecoderPool(options.runtime.limits) as decoders:
+        jobs = in_threads(lambda sha256: decode_video(decoders, store, sha256, paths[sha256], view), missing, workers)
         for _ in tqdm(jobs, "decode", len(missing), disable=not sys.stderr.isatty(), unit="video"):
             pass
     verdicts = {video.video_id: store.verdict(video.sha256) for video in videos}
@@ -41,20 +52,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for video_id, verdict in verdicts.items():
         if verdict.status != "ok":
-            print(f"decode: {video_id}: {verdict.status}: {verdict.reason}")
+            print(printable(f"decode: {video_id}: {verdict.status}: {verdict.reason}"))
     if counts["ok"] + counts["damaged"] == 0:
         raise DataError(f"{options.layout.videos}: not one of {len(videos)} videos could be decoded; see above")
     rows = [[video_id, *(getattr(verdict, name) for name in COLUMNS)] for video_id, verdict in verdicts.items()]
     write_table(options.layout.decoded, ["video_id", *COLUMNS], rows)
 
 
-def decode_video(store: FrameStore, sha256: str, path: Path, view: View) -> None:
+def decode_video(decoders: DecoderPool, store: FrameStore, sha256: str, path: Path, view: View) -> None:
     """Put one video into the store; one without a usable frame is stored as its reason."""
     try:
-        reader = VideoReader(path)
+        if content_hash(path) != sha256:
+            store.write_rejected(sha256, Verdict.rejected(CHANGED, is_transient=True))
+            return
+    except OSError as error:
+        store.write_rejected(sha256, Verdict.rejected(f"cannot be read: {error.strerror}", is_transient=True))
+        return
+    reader = decoders.reader(path)
+    try:
         store.write(sha256, reader.frames(view.fps, view.short_side), lambda: reader.verdict)
-    except RejectedVideo as error:
-        store.write_rejected(sha256, Verdict.rejected(str(error)))
+    except RejectedVideo:
+        store.write_rejected(sha256, reader.verdict)
 
 
 if __name__ == "__main__":

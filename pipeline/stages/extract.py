@@ -1,17 +1,16 @@
 """Stage `extract`: stored frames to stored feature vectors; a second run does only what is missing."""
 
-import sys
 from collections.abc import Sequence
-
-from tqdm import tqdm
 
 from pipeline.data.tables import read_videos
 from pipeline.device import choose_device, num_workers
-from pipeline.errors import StoreError
+from pipeline.errors import LrcnError
 from pipeline.features.backbones import read_backbone
 from pipeline.features.extract import Extractor
 from pipeline.features.store import FeatureStore
-from pipeline.stages.layout import representation, stage_options
+from pipeline.files import locked
+from pipeline.progress import Progress
+from pipeline.stages.layout import StageOptions, representation, stage_options
 from pipeline.video.framestore import FrameStore
 from pipeline.view import features_key
 
@@ -19,22 +18,29 @@ from pipeline.view import features_key
 def main(argv: Sequence[str] | None = None) -> None:
     """Extract every decoded video of the experiment's table."""
     options = stage_options(__doc__, argv, fold=True)
-    view, layout = options.experiment.view, options.layout
     name = representation(options.experiment, options.fold)
+    with locked(options.layout.features(name)):
+        extract_all(options, name)
+
+
+def extract_all(options: StageOptions, name: str) -> None:
+    """Bring the feature store of this name up to date."""
+    view, layout = options.experiment.view, options.layout
     backbone = read_backbone(layout.backbone(name) / "backbone.safetensors")
     frames = FrameStore(layout.frames, view.frames_key)
     store = FeatureStore(layout.features(name), features_key(view, backbone.name, backbone.weights_sha256))
     videos = {video.sha256: video.video_id for video in read_videos(layout.videos) if video.status == "ok"}
     wanted = [sha256 for sha256 in videos if frames.verdict(sha256).status != "rejected"]
-    missing = [sha256 for sha256 in wanted if not store.has(sha256, verify=True)]
+    missing = [sha256 for sha256 in wanted if not store.has(sha256)]
     extractor = Extractor(
         backbone, view.crop, choose_device(options.runtime.device), workers=num_workers(options.runtime.workers)
     )
-    results = extractor.run((sha256, frames.read(sha256)) for sha256 in missing)
-    for sha256, result in tqdm(results, "extract", len(missing), disable=not sys.stderr.isatty(), unit="video"):
+    progress = Progress("extract", len(missing))
+    results = extractor.run(((sha256, frames.read(sha256)) for sha256 in missing), progress.add_frames)
+    for sha256, result in progress.over(results):
         if isinstance(result, Exception):
-            raise StoreError(f"{videos[sha256]}: {result}; run the decode stage again") from result
-        store.write(sha256, result)
+            raise LrcnError(f"{videos[sha256]}: {result}") from result
+        store.write(sha256, result, damage=frames.verdict(sha256).reason)
     removed = store.prune(set(wanted))
     print(
         f"extract: {len(missing)} of {len(wanted)} videos extracted, the rest was there; "

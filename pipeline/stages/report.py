@@ -12,6 +12,7 @@ import pandas as pd
 from pipeline.config import Task
 from pipeline.data.cards import Dataset
 from pipeline.data.tables import Video, read_videos
+from pipeline.discovery import printable
 from pipeline.evaluation.clip_metrics import reliability
 from pipeline.evaluation.pooling import class_probabilities, pool_clip, pool_frame
 from pipeline.files import write_text
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     )
     write_text(layout.root / "report.html", page)
-    print(f"report: {layout.root / 'report.html'}")
+    print(printable(f"report: {layout.root / 'report.html'}"))
 
 
 def read_tables(layout: Layout, task: Task, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.discovery import printable
 from pipeline.errors import DataError
 
 CONTROLS = {
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not (folder / "metrics.json").is_file():
             raise DataError(f"{folder}: no metrics.json; expected the folder of an experiment that `dvc repro` built")
         for task, scores in json.loads((folder / "metrics.json").read_text(encoding="utf-8")).items():
-            print("\n".join(lines(folder.name, task, scores)))
+            print("\n".join(lines(printable(folder.name), task, scores)))
 
 
 def lines(experiment: str, task: str, scores: Mapping[str, Any]) -> list[str]:

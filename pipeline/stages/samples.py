@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.data.cards import Dataset
 from pipeline.data.labels import class_index, frame_classes, frame_labels
 from pipeline.data.tables import Side, Video, read_csv, read_segments, read_splits, read_videos, video_ids
+from pipeline.discovery import printable
 from pipeline.errors import DataError
 from pipeline.features.store import FeatureStore, VideoFeatures
 from pipeline.stages.layout import Layout
@@ -66,7 +67,8 @@ def read_samples(
             labels = frame_labels(features.time_seconds, own, dataset.classes, dataset.card.background)
         samples.append(Sample(video, features, labels))
     if lost:
-        print(f"{split}: {lost} video(s) have no features because they could not be decoded; see {layout.decoded}")
+        reason = "have no features because they could not be decoded"
+        print(printable(f"{split}: {lost} video(s) {reason}; see {layout.decoded}"))
     if not samples:
         raise DataError(
             f"fold {fold}: no {split} video has a label of the {task} task; "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from pipeline.discovery import printable
 from pipeline.synthetic import draw_dataset
 
 
@@ -31,4 +32,4 @@ def main(argv: Sequence[str] | None = None) -> None:
             clips_per_class=options.clips,
             progress=show,
         )
-    print(f"synthesize: {options.out} is complete")
+    print(printable(f"synthesize: {options.out} is complete"))

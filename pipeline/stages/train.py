@@ -16,7 +16,7 @@ from pipeline.device import choose_device
 from pipeline.errors import ConfigError
 from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
-from pipeline.files import write_table, write_text
+from pipeline.files import explaining_full_disk, write_table, write_text
 from pipeline.models.modelfolder import Model, ModelSpec, save_model
 from pipeline.models.recurrent import RecurrentClassifier
 from pipeline.reporting.figures import history_figure
@@ -89,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             features_key=key,
             provenance={**tags, "seed": experiment.seed, "config": experiment.model_dump(mode="json")},
         )
-        save_model(folder / "model", Model(spec, network), backbone_file)
+        with explaining_full_disk(folder / "model"):
+            save_model(folder / "model", Model(spec, network), backbone_file)
         run.log_figure(history_figure(pd.DataFrame(history)), "curves.png")
         run.log_dict(experiment.model_dump(mode="json"), "config.yaml")
         run.log_model(

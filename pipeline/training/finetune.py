@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import TrainingError
 from pipeline.features.backbones import Backbone
-from pipeline.features.extract import center_crop
+from pipeline.features.crop import center_crop
 
 WARM_UP = 0.1  # share of all steps in which the learning rate rises; then it falls along a cosine to 0
 # Weight of the newest batch in batch normalisation's running averages: torch's default. Some networks bring less (0.01

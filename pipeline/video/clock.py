@@ -1,8 +1,10 @@
 """From the time stamps of a file to seconds from its first frame: missing, repeated and absurd stamps included."""
 
-import statistics
+import math
 from array import array
 from fractions import Fraction
+
+import numpy as np
 
 from pipeline.video.sampling import LONGEST_STEP_SECONDS
 
@@ -19,66 +21,75 @@ class Clock:
 
     num_frames: frames that got a time. steps_seconds: times from each of them to the next.
     num_unstamped, num_repeated, num_unbelieved: how often the three cases above came up.
-    largest_return_seconds: how far a stamp lay before the latest one, at most.
     """
 
     def __init__(self, time_base: Fraction, fps: Fraction | None) -> None:
-        self._time_base = time_base
         slowest, fastest = BELIEVABLE_FPS
-        self._step = 1 / (fps if fps is not None and slowest <= fps <= fastest else FALLBACK_FPS)
-        # Pts, in time-base units, of time 0; known from the first frame that has a stamp.
-        self._origin: Fraction | None = None
-        self._latest = Fraction(0)
+        step = 1 / (fps if fps is not None and slowest <= fps <= fastest else FALLBACK_FPS)
+        # Times are counted in integers, of which so many make a second that both a stamp and a step are whole
+        # numbers: exact, and several times as fast as fractions.
+        self._per_second = math.lcm(time_base.denominator, step.denominator)
+        self._per_stamp = int(time_base * self._per_second)
+        self._step = int(step * self._per_second)
+        self._longest_step = int(LONGEST_STEP_SECONDS * self._per_second)
+        # Of time 0; known from the first frame that has a stamp.
+        self._origin: int | None = None
+        self._latest = 0
         self.num_frames = 0
         self.num_unstamped = 0
         self.num_repeated = 0
         self.num_unbelieved = 0
-        self.largest_return_seconds = 0.0
+        self._largest_return = 0
         self.steps_seconds = array("d")
 
     def tick(self, pts: int | None) -> float | None:
         """Seconds from the first frame shown, given the stamp of the next frame; None when it is not believed."""
-        expected = self._latest + self._step if self.num_frames else Fraction(0)
+        expected = self._latest + self._step if self.num_frames else 0
         if pts is None:
             self.num_unstamped += 1
             return self._accept(expected)
         if self._origin is None:
-            self._origin = pts - expected / self._time_base
+            self._origin = pts * self._per_stamp - expected
             return self._accept(expected)
-        time = (pts - self._origin) * self._time_base
-        if time - self._latest > LONGEST_STEP_SECONDS:
+        time = pts * self._per_stamp - self._origin
+        if time - self._latest > self._longest_step:
             self.num_unbelieved += 1
             return None
         if time <= self._latest:
             self.num_repeated += 1
-            self.largest_return_seconds = max(self.largest_return_seconds, float(self._latest - time))
+            self._largest_return = max(self._largest_return, self._latest - time)
             time = self._latest
         return self._accept(time)
 
     @property
     def first_pts_seconds(self) -> float | None:
         """Stamp of the first frame shown, in seconds; None when no frame has a stamp."""
-        return None if self._origin is None else float(self._origin * self._time_base)
+        return None if self._origin is None else self._origin / self._per_second
 
     @property
     def duration_seconds(self) -> float:
         """From the first frame to the latest."""
-        return float(self._latest)
+        return self._latest / self._per_second
+
+    @property
+    def largest_return_seconds(self) -> float:
+        """How far a stamp lay before the latest one, at most."""
+        return self._largest_return / self._per_second
 
     @property
     def median_step_seconds(self) -> float:
         """Median time from one frame to the next, repeated stamps left out; 0 when there is none."""
-        steps = [step for step in self.steps_seconds if step > 0]
-        return statistics.median(steps) if steps else 0.0
+        steps = np.asarray(self.steps_seconds)
+        return float(np.median(steps[steps > 0])) if steps.any() else 0.0
 
     def count_gaps(self) -> int:
         """Steps longer than 1.6 times the median one."""
         limit = 1.6 * self.median_step_seconds
-        return sum(step > limit for step in self.steps_seconds) if limit else 0
+        return int(np.count_nonzero(np.asarray(self.steps_seconds) > limit)) if limit else 0
 
-    def _accept(self, time: Fraction) -> float:
+    def _accept(self, time: int) -> float:
         if self.num_frames:
-            self.steps_seconds.append(float(time - self._latest))
+            self.steps_seconds.append((time - self._latest) / self._per_second)
         self._latest = time
         self.num_frames += 1
-        return float(time)
+        return time / self._per_second

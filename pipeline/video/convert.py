@@ -13,6 +13,9 @@ AREA = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 LONGEST_ASPECT = 16
 # Of H.264, in which frames are stored.
 LONGEST_SIDE = 16384
+# swscale resizes to widths that are a multiple of 16 a quarter faster (its AVX2 code asks for them).
+FAST_WIDTH = 16
+LARGEST_STRETCH = 0.01
 
 # Colour matrices that swscale can read (AVColorSpace): RGB, BT.709, unspecified, FCC, BT.470BG, SMPTE 170M, 240M,
 # BT.2020 with non-constant luminance. The constant-luminance one is read as its neighbour; the rest as unspecified.
@@ -26,13 +29,19 @@ UNSPECIFIED_RANGE = 0
 def output_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     """Width and height of the frames made from an upright picture: the shorter side is `short_side`, both are even.
 
-    >>> output_size(1280, 720, short_side=256), output_size(90, 160, short_side=64), output_size(1, 99, short_side=64)
-    ((456, 256), (64, 114), (64, 1024))
+    The longer side follows from the aspect ratio, rounded to a multiple of 16 where that stretches the picture by no
+    more than 1 %, else to an even number.
+
+    >>> output_size(1280, 720, short_side=224), output_size(320, 240, short_side=224)
+    ((400, 224), (298, 224))
+    >>> output_size(90, 160, short_side=64), output_size(1, 99, short_side=64)
+    ((64, 114), (64, 1024))
     """
     shorter, longer = sorted((width, height))
-    # Half the longer side, rounded half up, in integers.
-    half = (short_side * longer + shorter) // (2 * shorter)
-    long_side = max(min(2 * half, LONGEST_ASPECT * short_side, LONGEST_SIDE), short_side)
+    exact = short_side * longer / shorter
+    fast, even = (step * int(exact / step + 0.5) for step in (FAST_WIDTH, 2))  # rounded half up
+    rounded = fast if abs(fast - exact) <= LARGEST_STRETCH * exact else even
+    long_side = max(min(rounded, LONGEST_ASPECT * short_side, LONGEST_SIDE), short_side)
     return (short_side, long_side) if width <= height else (long_side, short_side)
 
 

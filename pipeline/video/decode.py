@@ -1,20 +1,22 @@
 """One pass over a video file: every frame in order, by one thread, and a verdict at the end."""
 
 import os
+from array import array
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from pipeline.errors import RejectedVideo
 from pipeline.video.clock import Clock
+from pipeline.video.limits import Limits
 from pipeline.video.orientation import Orientation, read_orientation
 from pipeline.video.packets import PacketReader
-from pipeline.video.source import Source, check_size, one_line, open_source, read_state
+from pipeline.video.source import OUT_OF_MEMORY, Source, check_size, one_line, open_source, read_state
 from pipeline.video.verdict import Findings, Verdict, judge
 
 # Raw sensor data. No player shows it, and swscale aborts the whole process on such a picture 1 pixel high.
@@ -22,11 +24,10 @@ UNREADABLE_PIXELS = "bayer_"
 
 
 class DecodedFrame(NamedTuple):
-    """A decoded picture, its time in seconds from the first one shown, and its own duration (None when unknown)."""
+    """A decoded picture and its time in seconds from the first one shown."""
 
     picture: VideoFrame
     time_seconds: float
-    duration_seconds: float | None
 
 
 class Decoder:
@@ -38,93 +39,106 @@ class Decoder:
     verdict: None until the iteration has ended. orientation: that of the first frame, for all.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
         self._path = Path(path)
+        self._limits = limits
         self._found = Findings()
         self._clock = Clock(Fraction(1), None)
+        self._time_base = Fraction(1)
         self._sizes: set[tuple[int, int]] = set()
+        self._num_pixels = 0
         self._first_rotation = 0
         self.orientation = Orientation()
         self.verdict: Verdict | None = None
 
     @property
-    def steps_seconds(self) -> list[float]:
+    def steps_seconds(self) -> "array[float]":
         """Times from each frame to the next."""
-        return list(self._clock.steps_seconds)
+        return self._clock.steps_seconds
+
+    def own_duration_seconds(self, picture: VideoFrame) -> float | None:
+        """How long a picture says itself that it lasts; None when it does not."""
+        return float(picture.duration * self._time_base) if picture.duration else None
 
     def __iter__(self) -> Iterator[DecodedFrame]:
-        self._found = Findings()
+        self._found = Findings(pixel_limit=self._limits.pixels_per_frame)
         self._sizes = set()
+        self._num_pixels = 0
         self.verdict = None
         try:
             before = read_state(self._path)
-            with open_source(self._path) as source:
+            with open_source(self._path, self._limits) as source:
                 yield from self._decode(source)
             if read_state(self._path) != before:
-                raise RejectedVideo("changed while it was read: still being written?")
+                raise RejectedVideo("changed while it was read: still being written?", is_transient=True)
         except RejectedVideo as error:
-            self.reject(str(error))
+            self.reject(str(error), error.is_transient)
             raise
         except Exception as error:  # whatever a broken file does, it ends as a verdict on that file
-            raise self.reject(f"cannot be decoded: {one_line(error)}") from error
+            transient = isinstance(error, MemoryError)
+            raise self.reject(f"cannot be decoded: {one_line(error)}", transient) from error
         self.verdict = judge(self._found)
         if self.verdict.status == "rejected":
             raise RejectedVideo(self.verdict.reason)
 
-    def reject(self, reason: str) -> RejectedVideo:
+    def reject(self, reason: str, is_transient: bool = False) -> RejectedVideo:
         """Make the verdict `rejected`, for the given reason; the error to be raised comes back."""
-        self.verdict = replace(judge(self._found), status="rejected", reason=reason)
-        return RejectedVideo(reason)
+        self.verdict = replace(judge(self._found), status="rejected", reason=reason, is_transient=is_transient)
+        return RejectedVideo(reason, is_transient)
 
     def _decode(self, source: Source) -> Iterator[DecodedFrame]:
         found, stream = self._found, source.stream
         packets = PacketReader(source, found)
-        self._clock = Clock(stream.time_base or Fraction(1), stream.guessed_rate or stream.average_rate)
-        for packet in packets:
+        self._time_base = stream.time_base or Fraction(1)
+        self._clock = Clock(self._time_base, stream.guessed_rate or stream.average_rate)
+        decode, tick = stream.codec_context.decode, self._clock.tick
+        for packet in chain(packets, [None]):  # None: the pictures that the codec still holds
             try:
-                pictures = stream.codec_context.decode(packet)
+                pictures = decode(packet)
+            except MemoryError as error:
+                raise RejectedVideo(OUT_OF_MEMORY, is_transient=True) from error
             except Exception as error:  # noqa: BLE001 - a bad packet costs its own frames, not those after it
-                found.num_packets_failed += 1
+                if packet is None:
+                    found.faults.append(f"the last frames cannot be decoded ({one_line(error)})")
+                found.num_packets_failed += packet is not None
                 found.last_error = one_line(error)
-            else:
-                yield from self._examine_all(pictures, stream)
-        try:
-            pictures = stream.codec_context.decode(None)
-        except Exception as error:  # noqa: BLE001 - as above
-            found.faults.append(f"the last frames cannot be decoded ({one_line(error)})")
-        else:
-            yield from self._examine_all(pictures, stream)
+                continue
+            pictures.reverse()
+            while pictures:
+                picture = pictures.pop()
+                self._examine(picture)
+                time = tick(picture.pts)
+                if time is not None:
+                    yield DecodedFrame(picture, time)
         self._sum_up()
 
-    def _examine_all(self, pictures: list[VideoFrame], stream: VideoStream) -> Iterator[DecodedFrame]:
-        pictures.reverse()
-        while pictures:
-            picture = pictures.pop()
-            self._examine(picture)
-            time = self._clock.tick(picture.pts)
-            if time is not None:
-                duration = float(picture.duration * stream.time_base) if picture.duration and stream.time_base else None
-                yield DecodedFrame(picture, time, duration)
-
     def _examine(self, picture: VideoFrame) -> None:
-        found = self._found
-        check_size(picture.width, picture.height)
+        found, size = self._found, (picture.width, picture.height)
+        if size not in self._sizes:
+            check_size(*size, self._limits)
+            self._sizes.add(size)
+        self._num_pixels += size[0] * size[1]
+        if self._num_pixels > self._limits.pixels_per_file:
+            raise RejectedVideo(f"more than {self._limits.pixels_per_file} pixels in all: above the limit for one file")
         if picture.format.name.startswith(UNREADABLE_PIXELS):
             raise RejectedVideo(f"pixel format {picture.format.name} (raw sensor data) is not read")
         if not found.num_frames:
-            self.orientation, note = read_orientation(picture)
-            self._first_rotation = picture.rotation
-            found.width, found.height = self.orientation.upright(picture.width, picture.height)
-            found.rotation_degrees = self.orientation.rotation_degrees
-            found.pixel_format = picture.format.name
-            found.notes += [note] if note else []
+            self._examine_first(picture)
         elif picture.rotation != self._first_rotation:
             note = "rotation changes on the way: that of the first frame is taken for all"
             found.notes += [note] if note not in found.notes else []
-        self._sizes.add((picture.width, picture.height))
         found.num_frames += 1
         found.num_frames_corrupt += picture.is_corrupt
         found.num_frames_interlaced += picture.interlaced_frame
+
+    def _examine_first(self, picture: VideoFrame) -> None:
+        found = self._found
+        self.orientation, note = read_orientation(picture)
+        self._first_rotation = picture.rotation
+        found.width, found.height = self.orientation.upright(picture.width, picture.height)
+        found.rotation_degrees = self.orientation.rotation_degrees
+        found.pixel_format = picture.format.name
+        found.notes += [note] if note else []
 
     def _sum_up(self) -> None:
         found, clock = self._found, self._clock

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import RejectedVideo, StoreError
-from pipeline.files import replacing, sweep, write_text
+from pipeline.files import replacing, write_text
 from pipeline.video.i420 import I420
 from pipeline.video.lossless import read_lossless, write_lossless
 from pipeline.video.reader import Frame
@@ -53,25 +56,28 @@ class FrameStore:
     `<sha256>.mkv` holds the frames, `<sha256>.json` their times, the verdict on the source, and a checksum of both.
     The record is written last: an entry is there when its record is. Frames come back byte for byte.
 
-    folder: created at the first write. key: everything that shapes the frames (View.frames_key).
+    folder: created at the first write. key: everything that shapes the frames (View.frames_key); None to look at
+    entries of any key.
     """
 
-    def __init__(self, folder: Path | str, key: str) -> None:
+    def __init__(self, folder: Path | str, key: str | None) -> None:
         self.folder = Path(folder)
         self.key = key
-        self._swept = False
 
-    def has(self, sha256: str, verify: bool = True) -> bool:
-        """Whether an entry of this key is there, undamaged; that of a rejected video counts.
+    def has(self, sha256: str) -> bool:
+        """Whether an entry of this key is there, undamaged: all of it is read. That of a rejected video counts."""
+        return not self.fault(sha256)
 
-        verify=False trusts the file of frames if its size is right, and does not read it.
-        """
+    def fault(self, sha256: str) -> str:
+        """What is wrong with an entry, all of which is read; "" when nothing is."""
         try:
             record = self._record(sha256)
-            self._check_media(record, verify)
-        except StoreError:
-            return False
-        return True
+            if record.info.verdict.status != "rejected":
+                with self._media(record):
+                    pass
+        except StoreError as error:
+            return str(error)
+        return ""
 
     def write(self, sha256: str, frames: Iterable[Frame], verdict_fn: Callable[[], Verdict]) -> StoredInfo:
         """Store the frames of a video as they come, and the verdict that stands when the last one has come.
@@ -79,8 +85,7 @@ class FrameStore:
         Whole or not at all: when `frames` or `verdict_fn` raises, nothing is left behind and the error passes through.
         Raises ValueError when there are no frames, or frames of different sizes.
         """
-        media = self._path(sha256, MEDIA)
-        self._sweep()
+        key, media = self._own_key(), self._path(sha256, MEDIA)
         times: list[float] = []
         stamps: list[float] = []
 
@@ -93,17 +98,17 @@ class FrameStore:
         with replacing(media) as temporary:
             num_frames, width, height = write_lossless(temporary, timed())
             info = StoredInfo(num_frames, width, height, temporary.stat().st_size, verdict_fn())
-            checksum = _file_checksum(temporary)
-        self._write_record(_Record(self.key, sha256, checksum, info, times, stamps))
+            with temporary.open("rb") as file:
+                checksum = _checksum(file)
+        self._write_record(_Record(key, sha256, checksum, info, times, stamps))
         return info
 
     def write_rejected(self, sha256: str, verdict: Verdict) -> StoredInfo:
         """Store that a video has no usable frame, so that nobody decodes it again to find out."""
         if verdict.status != "rejected":
             raise ValueError(f"the verdict on {sha256} is {verdict.status}; expected rejected, or frames to go with it")
-        self._sweep()
         info = StoredInfo(0, 0, 0, 0, verdict)
-        self._write_record(_Record(self.key, sha256, "", info, [], []))
+        self._write_record(_Record(self._own_key(), sha256, "", info, [], []))
         self._path(sha256, MEDIA).unlink(missing_ok=True)
         return info
 
@@ -114,14 +119,14 @@ class FrameStore:
         video was rejected.
         """
         record = self._usable(sha256)
-        self._check_media(record, verify=True)
         times = zip(record.time_seconds, record.pts_seconds, strict=True)
-        path = self._path(sha256, MEDIA)
-        try:
-            for (time, pts), i420 in zip(times, read_lossless(path), strict=True):
-                yield Frame(time, pts, i420)
-        except (av.FFmpegError, IndexError, ValueError) as error:
-            raise StoreError(f"{path}: cannot be decoded as it was stored ({one_line(error)}); {ADVICE}") from error
+        with self._media(record) as file:
+            try:
+                for (time, pts), i420 in zip(times, read_lossless(file), strict=True):
+                    yield Frame(time, pts, i420)
+            except (av.FFmpegError, IndexError, ValueError) as error:
+                path = self._path(sha256, MEDIA)
+                raise StoreError(f"{path}: cannot be decoded as it was stored ({one_line(error)}); {ADVICE}") from error
 
     def info(self, sha256: str) -> StoredInfo:
         """Number, size and verdict of a video's frames; raises StoreError when there is no such entry."""
@@ -135,28 +140,39 @@ class FrameStore:
         """Grid times `(T,) float64` of a video's frames in seconds; raises what `read` raises, but reads no frame."""
         return np.asarray(self._usable(sha256).time_seconds, np.float64)
 
-    def prune(self, keep: Collection[str]) -> list[str]:
-        """Delete the entries of videos that are not in `keep`, whatever their key, and what dead writers left.
+    def entries(self) -> list[str]:
+        """Content hashes of the videos of which something is here, whatever its key or state, in order."""
+        paths = self.folder.glob("*")
+        return sorted({path.stem for path in paths if path.suffix in (MEDIA, RECORD) and _is_sha256(path.stem)})
 
-        Returns the hashes deleted.
-        """
-        removed = set()
-        for path in sorted(self.folder.glob("*")):
-            if path.suffix in (MEDIA, RECORD) and _is_sha256(path.stem) and path.stem not in keep:
-                path.unlink(missing_ok=True)
-                removed.add(path.stem)
-        sweep(self.folder)
-        return sorted(removed)
+    def size_bytes(self, sha256: str) -> int:
+        """Disk space that a video's files take, whatever their key or state."""
+        return sum(path.stat().st_size for path in self._paths(sha256) if path.exists())
+
+    def remove(self, sha256: str) -> None:
+        """Delete a video's files, whatever their key or state."""
+        for path in self._paths(sha256):
+            path.unlink(missing_ok=True)
+
+    def prune(self, keep: Collection[str]) -> list[str]:
+        """Delete the entries of videos that are not in `keep`, whatever their key; returns their hashes."""
+        removed = [sha256 for sha256 in self.entries() if sha256 not in keep]
+        for sha256 in removed:
+            self.remove(sha256)
+        return removed
+
+    def _paths(self, sha256: str) -> list[Path]:
+        return [self._path(sha256, suffix) for suffix in (RECORD, MEDIA)]
 
     def _path(self, sha256: str, suffix: str) -> Path:
         if not _is_sha256(sha256):
             raise ValueError(f"{sha256!r} is no SHA-256; expected 64 hex digits, as in the videos table")
         return self.folder / f"{sha256}{suffix}"
 
-    def _sweep(self) -> None:
-        if not self._swept:
-            sweep(self.folder)
-            self._swept = True
+    def _own_key(self) -> str:
+        if self.key is None:
+            raise ValueError(f"{self.folder}: opened for entries of any key; expected a key, to write under")
+        return self.key
 
     def _usable(self, sha256: str) -> _Record:
         record = self._record(sha256)
@@ -167,37 +183,44 @@ class FrameStore:
     def _record(self, sha256: str) -> _Record:
         path = self._path(sha256, RECORD)
         try:
-            values = json.loads(path.read_bytes())
+            text = path.read_bytes()
+            values = json.loads(text)
             stated = values.pop("record_checksum")
             record = _parse(values)
         except FileNotFoundError:
             raise StoreError(f"{path}: no stored frames of this video; {ADVICE}") from None
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise StoreError(f"{path}: damaged or unreadable record ({type(error).__name__}); {ADVICE}") from error
-        if stated != _text_checksum(values) or record.sha256 != sha256:
+        # The text too: a flipped bit may turn a number into another spelling of itself.
+        if stated != _text_checksum(values) or record.sha256 != sha256 or text != _record_text(values).encode("ascii"):
             raise StoreError(f"{path}: damaged record (the checksum does not fit the contents); {ADVICE}")
-        if record.key != self.key:
+        if self.key not in (None, record.key):
             raise StoreError(
                 f"{path}: frames were made under key {record.key}, expected {self.key} (another rate or size); {ADVICE}"
             )
         return record
 
     def _write_record(self, record: _Record) -> None:
-        values = asdict(record)
-        text = json.dumps({**values, "record_checksum": _text_checksum(values)}, indent=1, ensure_ascii=True)
-        write_text(self._path(record.sha256, RECORD), text + "\n")
+        write_text(self._path(record.sha256, RECORD), _record_text(asdict(record)))
 
-    def _check_media(self, record: _Record, verify: bool) -> None:
-        if record.info.verdict.status == "rejected":
-            return
+    @contextmanager
+    def _media(self, record: _Record) -> Iterator[BufferedReader]:
+        """The file of frames, verified, and open: what is read is what was verified, even if another takes its name."""
         path = self._path(record.sha256, MEDIA)
         try:
-            whole = path.stat().st_size == record.info.size_bytes
-            whole = whole and (not verify or _file_checksum(path) == record.checksum)
+            file = path.open("rb")
         except OSError as error:
             raise StoreError(f"{path}: cannot be read ({error.strerror}); {ADVICE}") from error
-        if not whole:
-            raise StoreError(f"{path}: damaged frames (the checksum does not fit the contents); {ADVICE}")
+        with file:
+            try:
+                whole = os.fstat(file.fileno()).st_size == record.info.size_bytes
+                whole = whole and _checksum(file) == record.checksum
+                file.seek(0)
+            except OSError as error:
+                raise StoreError(f"{path}: cannot be read ({error.strerror}); {ADVICE}") from error
+            if not whole:
+                raise StoreError(f"{path}: damaged frames (the checksum does not fit the contents); {ADVICE}")
+            yield file
 
 
 def _parse(values: dict[str, Any]) -> _Record:
@@ -212,9 +235,13 @@ def _is_sha256(text: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{64}", text) is not None
 
 
-def _file_checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _checksum(file: BufferedReader) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _record_text(values: dict[str, Any]) -> str:
+    text = json.dumps({**values, "record_checksum": _text_checksum(values)}, indent=1, ensure_ascii=True)
+    return text + "\n"
 
 
 def _text_checksum(values: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 
 from pipeline.errors import RejectedVideo
+from pipeline.video.limits import Limits
 from pipeline.video.orientation import Orientation, read_orientation
 from pipeline.video.source import Source, one_line, open_source
 
@@ -34,14 +35,14 @@ class VideoHeader:
     bit_rate: int
 
 
-def read_header(path: str | os.PathLike[str]) -> VideoHeader:
+def read_header(path: str | os.PathLike[str], limits: Limits = Limits()) -> VideoHeader:  # noqa: B008 - frozen
     """Read what a file states about its video: its first picture at most is decoded.
 
     Raises RejectedVideo, with the reason alone, for a file that is no video or holds no video data. A file whose video
     data cannot be decoded passes: that is for the decoding pass to find.
     """
     try:
-        with open_source(Path(path)) as source:
+        with open_source(Path(path), limits) as source:
             return _read(source)
     except RejectedVideo:
         raise

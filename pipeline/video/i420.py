@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 I420 = NDArray[np.uint8]
 
+# OpenCV would split one picture among all cores, in each of several threads that convert pictures side by side.
+cv2.setNumThreads(1)
+
 
 def planes(i420: I420) -> tuple[I420, I420, I420]:
     """Views of Y `(H, W)`, U and V `(H // 2, W // 2)` of a contiguous `(H * 3 // 2, W) uint8` frame, H and W even."""
@@ -30,10 +33,12 @@ def copy_planes(frame: VideoFrame) -> I420:
     return i420
 
 
-def i420_to_rgb(i420: I420) -> NDArray[np.uint8]:
+def i420_to_rgb(i420: I420, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
     """Turn a frame `(H * 3 // 2, W) uint8` into RGB `(H, W, 3) uint8`: the one way colour is made in this project.
+
+    out: a contiguous array of that shape to write to.
 
     OpenCV's fixed-point conversion: BT.601 matrix, limited range (16 to 235 becomes 0 to 255), each chroma sample
     repeated over its 2x2 pixels. The same integers on every machine.
     """
-    return np.asarray(cv2.cvtColor(i420, cv2.COLOR_YUV2RGB_I420), np.uint8)
+    return np.asarray(cv2.cvtColor(i420, cv2.COLOR_YUV2RGB_I420, dst=out), np.uint8)

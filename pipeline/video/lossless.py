@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from io import BufferedReader
 from itertools import chain, islice
 from pathlib import Path
 
@@ -62,13 +63,12 @@ def write_lossless(path: Path, frames: Iterable[tuple[float, I420]]) -> tuple[in
     return num_frames, width, height
 
 
-def read_lossless(path: Path) -> Iterator[I420]:
-    """Frames of such a file in order, `(H * 3 // 2, W) uint8` each.
+def read_lossless(file: BufferedReader) -> Iterator[I420]:
+    """Frames of such a file, open at its beginning, in order, `(H * 3 // 2, W) uint8` each.
 
     Raises av.FFmpegError or IndexError for a file that is not one.
     """
-    options = {"format_whitelist": "matroska", "protocol_whitelist": "file"}
-    with av.open(os.path.abspath(path), options=options) as container:  # noqa: PTH100
+    with av.open(file, "r", options={"format_whitelist": "matroska"}) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_type = "NONE"
         stream.codec_context.thread_count = 1

@@ -1,7 +1,7 @@
 """Video files in, frames on a time grid out, and a verdict on each file."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from pipeline.errors import RejectedVideo
@@ -10,12 +10,14 @@ from pipeline.video.convert import Converter
 from pipeline.video.decode import DecodedFrame, Decoder
 from pipeline.video.header import VideoHeader, read_header
 from pipeline.video.i420 import I420, i420_to_rgb
+from pipeline.video.limits import Limits
 from pipeline.video.sampling import TimeGrid, last_frame_duration
 from pipeline.video.source import one_line
 from pipeline.video.verdict import Verdict
 
 __all__ = [
     "Frame",
+    "Limits",
     "Verdict",
     "VideoHeader",
     "VideoReader",
@@ -39,8 +41,19 @@ class Frame(NamedTuple):
     i420: I420
 
 
+class Shown(NamedTuple):
+    """A picture that stands on the time grid at `steps` (grid times are step / fps), converted as in Frame."""
+
+    steps: range
+    pts_seconds: float
+    i420: I420
+
+
 class VideoReader:
     """Reads one file: frames on a grid of `fps` times a second, the shorter side resized to `short_side` pixels.
+
+    It decodes in this process. Files that nobody vouches for are read through `pipeline.video.isolation`, which
+    survives what a codec may do to its process.
 
     >>> reader = VideoReader("fight.mp4")  # doctest: +SKIP
     >>> for frame in reader.frames(fps=8, short_side=256): ...  # doctest: +SKIP
@@ -48,8 +61,8 @@ class VideoReader:
     'ok'
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._decoder = Decoder(path)
+    def __init__(self, path: str | os.PathLike[str], limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
+        self._decoder = Decoder(path, limits)
 
     @property
     def verdict(self) -> Verdict:
@@ -64,45 +77,70 @@ class VideoReader:
         Raises RejectedVideo, with the reason alone, when the file has no usable frame. A damaged file gives what can
         be read of it.
         """
-        if short_side < 2 or short_side % 2:
-            raise ValueError(f"short_side is {short_side}; expected an even number of pixels from 2")
-        return self._frames(TimeGrid(fps), fps, short_side)
+        pictures = self.pictures(fps, short_side)
+        return (
+            Frame(step / fps, shown.pts_seconds, shown.i420)
+            for shown in pictures
+            if shown is not None
+            for step in shown.steps
+        )
 
-    def _frames(self, grid: TimeGrid, fps: float, short_side: int) -> Iterator[Frame]:
+    def pictures(self, fps: float, short_side: int) -> Iterator[Shown | None]:
+        """The same, picture by picture as they are decoded; None stands for one that is not on the grid."""
+        check_grid(fps, short_side)
+        return self._pictures(fps, short_side)
+
+    def _pictures(self, fps: float, short_side: int) -> Iterator[Shown | None]:
+        grid = TimeGrid(fps)
         converter: Converter | None = None
-        shown: DecodedFrame | None = None
+        waiting: DecodedFrame | None = None  # until the next one's time tells how long it is shown
         for frame in self._decoder:
-            if converter is None or shown is None:
+            if converter is None or waiting is None:
                 converter = Converter(self._decoder.orientation, frame.picture.width, frame.picture.height, short_side)
             else:
-                yield from self._show(shown, grid, grid.feed(frame.time_seconds), converter)
-            shown = frame
+                covered = grid.feed(frame.time_seconds)
+                yield self._convert(waiting, covered, converter) if covered else None
+            waiting = frame
         assert converter is not None  # the decoder raises RejectedVideo when there is no frame
-        assert shown is not None
-        duration = last_frame_duration(shown.duration_seconds, self._decoder.steps_seconds, fps)
-        yield from self._show(shown, grid, grid.finish(shown.time_seconds + duration), converter)
+        assert waiting is not None
+        own_seconds = self._decoder.own_duration_seconds(waiting.picture)
+        duration = last_frame_duration(own_seconds, self._decoder.steps_seconds, fps)
+        covered = grid.finish(waiting.time_seconds + duration)
+        yield self._convert(waiting, covered, converter) if covered else None
 
-    def _show(self, frame: DecodedFrame, grid: TimeGrid, covered: range, converter: Converter) -> Iterator[Frame]:
-        if not covered:
-            return
+    def _convert(self, frame: DecodedFrame, covered: range, converter: Converter) -> Shown:
         try:
             i420 = converter.convert(frame.picture)
         except Exception as error:
             picture = frame.picture
             raise self._decoder.reject(
                 f"frame at {frame.time_seconds:.3f} s ({picture.width}x{picture.height} {picture.format.name}) "
-                f"cannot be converted: {one_line(error)}"
+                f"cannot be converted: {one_line(error)}",
+                is_transient=isinstance(error, MemoryError),
             ) from error
-        for k in covered:
-            yield Frame(grid.time(k), frame.time_seconds, i420)
+        return Shown(covered, frame.time_seconds, i420)
 
 
-def check_file(path: str | os.PathLike[str]) -> Verdict:
-    """Decode every frame of a file and convert none; the verdict says what came of it. Raises nothing for bad files."""
-    decoder = Decoder(path)
+def check_grid(fps: float, short_side: int) -> None:
+    """Raise ValueError for a rate or a size that no frames can have."""
+    TimeGrid(fps)
+    if short_side < 2 or short_side % 2:
+        raise ValueError(f"short_side is {short_side}; expected an even number of pixels from 2")
+
+
+def check_file(
+    path: str | os.PathLike[str],
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    progress: Callable[[], None] = lambda: None,
+) -> Verdict:
+    """Decode every frame of a file and convert none; the verdict says what came of it. Raises nothing for bad files.
+
+    progress: called for every frame.
+    """
+    decoder = Decoder(path, limits)
     try:
         for _ in decoder:
-            pass
+            progress()
     except RejectedVideo:
         pass
     assert decoder.verdict is not None  # set at the end of every pass

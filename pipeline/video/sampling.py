@@ -6,7 +6,6 @@ before the end of the last frame, and at least t_0.
 """
 
 import math
-import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -75,11 +74,12 @@ def last_frame_duration(own_seconds: float | None, steps_seconds: Sequence[float
     steps_seconds: times from each frame to the next; those of 0 are left out. A duration of more than ten times the
     longest step is not believed: no later frame bears it out, and it may be as wrong as anything in a broken header.
     """
-    steps = [step for step in steps_seconds if step > 0]
-    longest = min(10 * max(steps), LONGEST_STEP_SECONDS) if steps else LONGEST_STEP_SECONDS
+    steps = np.asarray(steps_seconds)
+    steps = steps[steps > 0]
+    longest = min(10 * float(steps.max()), LONGEST_STEP_SECONDS) if len(steps) else LONGEST_STEP_SECONDS
     if own_seconds is not None and 0 < own_seconds <= longest:
         return own_seconds
-    return statistics.median(steps) if steps else 1 / fps
+    return float(np.median(steps)) if len(steps) else 1 / fps
 
 
 def frames_on_grid(times_seconds: Sequence[float], fps: float, end_seconds: float) -> list[int]:

@@ -61,6 +61,8 @@ def describe_cut(path: Path, format_names: set[str]) -> str:
         has_packets = len(head) > TRANSPORT_PACKET_BYTES and head[0] == head[-1] == 0x47
         cut = has_packets and size_bytes % TRANSPORT_PACKET_BYTES != 0
         return "the file is cut off in the middle of a transport packet" if cut else ""
+    if "gif" in format_names:
+        return _describe_gif_end(path)
     if "mov" in format_names:
         for kind, end in _boxes(path):
             if kind in BOXES and end > size_bytes:
@@ -91,6 +93,32 @@ def _boxes(path: Path) -> Iterator[tuple[bytes, int]]:
             if start + size > size_bytes:  # by up to 2 ** 64, too far to seek to
                 return
             file.seek(start + size)
+
+
+def _describe_gif_end(path: Path) -> str:
+    """What keeps the blocks of a GIF (its specification of 1989, sections 15 to 27) from reaching its trailer.
+
+    FFmpeg takes whatever comes after a broken block for the end, without an error.
+    """
+    with path.open("rb") as file:
+        head = file.read(13)
+        file.read(_color_table_bytes(head[10:11]))
+        while kind := file.read(1):
+            if kind == b";":
+                return ""
+            if kind == b",":
+                file.read(_color_table_bytes(file.read(9)[8:]) + 1)
+            elif kind == b"!":
+                file.read(1)
+            else:
+                return f"a block of unknown kind at byte {file.tell() - 1}: frames may be lost"
+            while size := file.read(1).strip(b"\0"):
+                file.read(size[0])
+    return "the file is cut off before its trailer"
+
+
+def _color_table_bytes(flags: bytes) -> int:
+    return 3 << (flags[0] % 8 + 1) if flags and flags[0] & 0x80 else 0
 
 
 def _describe_text(head: bytes) -> str | None:

@@ -13,8 +13,8 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from pipeline.errors import RejectedVideo
+from pipeline.video.limits import Limits
 from pipeline.video.sniff import describe
-from pipeline.video.verdict import MAX_PIXELS
 
 # FFmpeg reads some 300 formats, among them pictures, text drawn as video, and scripts and playlists that make it open
 # other files or addresses. These are the ones that hold video and nothing else.
@@ -22,6 +22,8 @@ FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,gif,ogg,h264,hevc,vvc,m4v,obu,ivf,rm,dv,"
     "mxf,yuv4mpegpipe"
 )
+# What comes of it depends on the limit, and on what else runs: a broken file may ask for any amount.
+OUT_OF_MEMORY = "needs more memory than there is, or than the limit grants"
 
 
 @dataclass
@@ -57,7 +59,7 @@ def read_state(path: Path) -> FileState:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        raise RejectedVideo(f"cannot be read: {one_line(error)}") from error
+        raise RejectedVideo(f"cannot be read: {one_line(error)}", is_transient=True) from error
     if not stat.S_ISREG(status.st_mode):
         raise RejectedVideo("not a regular file")
     if status.st_size == 0:
@@ -66,7 +68,7 @@ def read_state(path: Path) -> FileState:
 
 
 @contextmanager
-def open_source(path: Path) -> Iterator[Source]:
+def open_source(path: Path, limits: Limits) -> Iterator[Source]:
     """Open a video file and choose its stream, ready to be decoded by one thread.
 
     Raises RejectedVideo with the reason, without the path: the caller knows it.
@@ -74,21 +76,21 @@ def open_source(path: Path) -> Iterator[Source]:
     # Absolute: FFmpeg takes a relative name with a colon, and a folder called `http:`, for a protocol.
     path = Path(os.path.abspath(path))  # noqa: PTH100 - Path.resolve would follow links, and so change the name
     read_state(path)
-    with _open(path) as container:
+    with _open(path, limits) as container:
         source = _choose_stream(path, container)
         context = source.stream.codec_context
-        check_size(context.width, context.height)
+        check_size(context.width, context.height, limits)
         # Threads make damaged files decode differently from run to run.
         context.thread_type = "NONE"
         context.thread_count = 1
-        context.options = {"max_pixels": str(MAX_PIXELS)}
+        context.options = {"max_pixels": str(limits.pixels_per_frame)}
         yield source
 
 
-def check_size(width: int, height: int) -> None:
-    """Raise RejectedVideo for a picture of more than MAX_PIXELS."""
-    if width * height > MAX_PIXELS:
-        raise RejectedVideo(f"picture of {width}x{height} is above the limit of {MAX_PIXELS} pixels")
+def check_size(width: int, height: int, limits: Limits) -> None:
+    """Raise RejectedVideo for a picture of more pixels than the limit."""
+    if width * height > limits.pixels_per_frame:
+        raise RejectedVideo(f"picture of {width}x{height} is above the limit of {limits.pixels_per_frame} pixels")
 
 
 def one_line(error: BaseException) -> str:
@@ -98,13 +100,15 @@ def one_line(error: BaseException) -> str:
     return " ".join([f"{type(error).__name__}:", *str(error).split()]).removesuffix(":")
 
 
-def _open(path: Path) -> InputContainer:
-    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+def _open(path: Path, limits: Limits) -> InputContainer:
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file", "max_pixels": str(limits.pixels_per_frame)}
     try:
         # Metadata need not be UTF-8: by default that alone fails the file (PyAV issue 1107).
         return av.open(str(path), options=options, metadata_errors="replace")
     except PermissionError as error:
-        raise RejectedVideo(f"cannot be read: {one_line(error)}") from error
+        raise RejectedVideo(f"cannot be read: {one_line(error)}", is_transient=True) from error
+    except MemoryError as error:
+        raise RejectedVideo(OUT_OF_MEMORY, is_transient=True) from error
     except Exception as error:  # broken files also raise IndexError, MemoryError, UnicodeDecodeError
         raise RejectedVideo(_why_not_opened(path, error)) from error
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-# A picture above this is refused before it is decoded: 1 kB of GIF can ask for a gigabyte. 8K (7680x4320) passes.
-MAX_PIXELS = 8192 * 4608
+from pipeline.video.limits import Limits
+
 # Fewer steps than this share being long ones are gaps; more are a variable frame rate.
 GAPS_SHARE = 0.2
 # The end of a file may miss the length its header states by this many frames before the file counts as cut off.
@@ -26,6 +26,7 @@ class Verdict:
     num_frames: frames decoded. width, height: pixels, upright; pixel aspect is not applied.
     rotation_degrees: clockwise turn that made it upright. first_pts_seconds: time stamp of the first frame as stored.
     duration_seconds: time from the first to the last frame. Both are None when unknown.
+    is_transient: rejected for a cause that may lie outside the file (memory, time, a crash): worth another try.
     """
 
     status: Literal["ok", "damaged", "rejected"]
@@ -39,11 +40,12 @@ class Verdict:
     duration_seconds: float | None = None
     codec: str = ""
     pixel_format: str = ""
+    is_transient: bool = False
 
     @classmethod
-    def rejected(cls, reason: str) -> "Verdict":
+    def rejected(cls, reason: str, is_transient: bool = False) -> "Verdict":
         """The verdict on a file from which nothing can be used, and of which nothing is known."""
-        return cls("rejected", reason)
+        return cls("rejected", reason, is_transient=is_transient)
 
 
 @dataclass
@@ -52,8 +54,10 @@ class Findings:
 
     num_frames_stated: frames the header states, 0 when it does not. every_frame_indexed: the header's index lists every
     frame (MP4). size_stated: the picture size is known before decoding.
-    num_packets: packets read, failed and discarded ones (cut out by an edit list) included.
+    num_packets: packets read, failed and discarded ones (cut out by an edit list) included. num_frames_edited_out:
+    frames that the header counts and an edit list leaves out altogether, so that no packet of theirs comes.
     seconds_stated: length the header states, None when it does not; seconds_read: length that was found in the file.
+    pixel_limit: pixels above which a picture is refused.
     faults: further signs of damage, and notes: further oddities, each a phrase of its own.
     """
 
@@ -63,11 +67,13 @@ class Findings:
     height: int = 0
     rotation_degrees: int = 0
     num_frames: int = 0
+    pixel_limit: int = Limits.pixels_per_frame
     num_frames_stated: int = 0
     every_frame_indexed: bool = False
     size_stated: bool = True
     num_packets: int = 0
     num_packets_discarded: int = 0
+    num_frames_edited_out: int = 0
     num_packets_failed: int = 0
     num_packets_corrupt: int = 0
     num_frames_corrupt: int = 0
@@ -118,7 +124,7 @@ def _why_nothing(found: Findings) -> str:
     else:
         reason = f"no frame decodes from {_count(found.num_packets, 'packet')}"
     # FFmpeg forgets a size that is above the limit it was given.
-    size = [] if found.size_stated else [f"picture size unknown, or above the limit of {MAX_PIXELS} pixels"]
+    size = [] if found.size_stated else [f"picture size unknown, or above the limit of {found.pixel_limit} pixels"]
     return "; ".join([reason, *found.faults, *size])
 
 
@@ -130,8 +136,8 @@ def _faults(found: Findings) -> list[str]:
         faults.append(f"{_count(found.num_packets_corrupt, 'packet')} flagged corrupt")
     if found.num_frames_corrupt:
         faults.append(f"{_count(found.num_frames_corrupt, 'frame')} flagged corrupt")
-    if found.every_frame_indexed and found.num_packets < found.num_frames_stated:
-        missing = found.num_frames_stated - found.num_packets
+    missing = found.num_frames_stated - found.num_frames_edited_out - found.num_packets
+    if found.every_frame_indexed and missing > 0:
         faults.append(f"{_count(missing, 'frame')} of the index not in the file")
     unshown = found.num_packets - found.num_packets_discarded - found.num_packets_failed - found.num_frames
     # A field of an interlaced frame may be a packet of its own.
@@ -168,8 +174,8 @@ def _notes(found: Findings, faults: list[str]) -> list[str]:
     notes = list(found.notes)
     if found.num_frames_stated not in (0, found.num_frames) and not faults:
         notes.append(f"header states {_count(found.num_frames_stated, 'frame')}, {found.num_frames} decoded")
-    if found.num_packets_discarded:
-        notes.append(f"{_count(found.num_packets_discarded, 'packet')} cut out by the edit list")
+    if cut_out := found.num_packets_discarded + found.num_frames_edited_out:
+        notes.append(f"{_count(cut_out, 'packet')} cut out by the edit list")
     if found.num_gaps > GAPS_SHARE * found.num_frames:
         notes.append("variable frame rate")
     elif found.num_gaps:

@@ -183,6 +183,7 @@ def test_two_trainings_with_one_seed_are_equal(toy):
     assert (model.read_bytes(), scores.read_bytes()) == before
 
 
+@pytest.mark.slow
 def test_fine_tuning_gives_each_fold_its_own_features(toy, capsys):
     config = Path("configs/toy.yaml")
     config.write_text(

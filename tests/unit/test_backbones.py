@@ -55,11 +55,11 @@ def saved(model: nn.Module, path: Path) -> str:
 @pytest.mark.parametrize(
     ("name", "last", "size", "crop"),
     [
-        ("googlenet", "fc", 1024, 64),
-        ("mnasnet0_5", "classifier.1", 1280, 64),
+        pytest.param("googlenet", "fc", 1024, 64, marks=pytest.mark.slow),
+        pytest.param("mnasnet0_5", "classifier.1", 1280, 64, marks=pytest.mark.slow),
         ("mobilenet_v2", "classifier.1", 1280, 64),
         ("mobilenet_v3_small", "classifier.3", 1024, 64),
-        ("regnet_y_400mf", "fc", 440, 64),
+        pytest.param("regnet_y_400mf", "fc", 440, 64, marks=pytest.mark.slow),
         ("resnet18", "fc", 512, 64),
         (NAME, "fc", 1024, 64),
         pytest.param("alexnet", "classifier.6", 4096, 64, marks=pytest.mark.slow),
@@ -233,6 +233,7 @@ def test_half_precision_and_missing_counters_will_do(tmp_path: Path, state: dict
     assert torch.equal(backbone.net.get_parameter("conv1.0.weight"), state["conv1.0.weight"].float())
 
 
+@pytest.mark.slow
 def test_old_densenet_names_are_known(tmp_path: Path) -> None:
     new = torchvision.models.get_model("densenet121", weights=None).state_dict()
     old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12]\.)", r"\1.\2", name): value for name, value in new.items()}

@@ -1,6 +1,9 @@
 """Real files that video readers get wrong, against values measured by an independent program (see their README)."""
 
 import csv
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,8 @@ FOLDER = Path(__file__).parents[2] / "../shared/data/edge-cases"
 EXPECTED = FOLDER / "expected.csv"
 NUM_FILES = 50
 LONG = {"long_1080p_lowbitrate.mp4", "long_180p_av1.mp4"}
-# Seconds of decoding on two busy cores, so only in the full run.
-HEAVY = {"8k24fps_300ms.mp4", "sample.video.mp4"}
+# They take long to decode, so only in the full run.
+HEAVY = {"8k24fps_300ms.mp4", "sample.video.mp4", "edit_list_positive_shift.mp4", "sample_vvc.mp4"}
 
 
 def expected_rows() -> list[dict[str, str]]:
@@ -59,6 +62,23 @@ def test_the_verdict_on_an_edge_case(row: dict[str, str]) -> None:
             assert value == pytest.approx(float(row[name]), abs=1e-6), name
     assert bool(verdict.reason) == (verdict.status != "ok")
     assert "\n" not in verdict.reason
+
+
+@needs_files
+@pytest.mark.slow
+def test_the_command_says_of_all_edge_cases_what_is_expected() -> None:
+    command = [sys.executable, "-P", "-m", "pipeline.cli", "check", "--json", str(FOLDER)]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=300)
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+    found = {Path(row["path"]).name: row for row in map(json.loads, done.stdout.splitlines())}
+    for row in ROWS:
+        answer = found[row["file"]]
+        assert answer["status"] == row["outcome"], row["file"]
+        for name in ("num_frames", "width", "height", "rotation_degrees"):
+            assert str(answer[name]) == (row[name] or str(answer[name])), (row["file"], name)
+    others = {"README.md", "expected.csv", *(path.name for path in (FOLDER / "LICENSES").iterdir())}
+    assert set(found) == {row["file"] for row in ROWS} | others
 
 
 @needs_files

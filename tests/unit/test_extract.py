@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import RejectedVideo, VideoError, WeightsError
 from pipeline.features.backbones import Backbone, load_backbone
-from pipeline.features.extract import CPU_BATCH_SIZE, QUEUED_BATCHES, VIDEOS_AHEAD, Extractor, center_crop
+from pipeline.features.crop import center_crop, crop_to_rgb
+from pipeline.features.extract import CPU_BATCH_SIZE, QUEUED_BATCHES, VIDEOS_AHEAD, Extractor
 from pipeline.features.store import VideoFeatures
 from pipeline.video.reader import Frame, i420_to_rgb
 
@@ -39,10 +40,8 @@ class Tiny(nn.Module):
     def __init__(self, factor: float = 1.0) -> None:
         super().__init__()
         self.factor = factor
-        self.calls = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
         return x.mean(dim=(2, 3)) * self.factor
 
 
@@ -60,14 +59,16 @@ def results(found: Iterable[tuple[str, VideoFeatures | Exception]]) -> dict[str,
     return features
 
 
-def decoding_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("decode-")]
+def own_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("decode-", "compute-"))]
 
 
 @pytest.fixture(autouse=True)
 def no_thread_survives() -> Iterator[None]:
+    before = torch.get_num_threads()
     yield
-    assert decoding_threads() == []
+    assert own_threads() == []
+    assert torch.get_num_threads() == before
 
 
 @pytest.fixture(scope="module", params=["squeezenet1_1", "shufflenet_v2_x0_5"])
@@ -87,9 +88,9 @@ def network(request: pytest.FixtureRequest) -> Backbone:
 
 @pytest.mark.parametrize(
     ("height", "width", "crop", "top", "left"),
-    [(4, 7, 2, 1, 2), (5, 6, 2, 1, 2), (6, 6, 6, 0, 0), (7, 9, 6, 0, 1), (66, 80, 64, 1, 8), (256, 455, 224, 16, 115)],
+    [(4, 7, 2, 0, 2), (6, 6, 6, 0, 0), (8, 10, 6, 0, 2), (66, 80, 64, 0, 8), (256, 456, 224, 16, 116)],
 )
-def test_the_crop_is_in_the_middle_half_a_pixel_up_and_left(
+def test_the_crop_is_in_the_middle_rounded_up_and_left_to_even_pixels(
     height: int, width: int, crop: int, top: int, left: int
 ) -> None:
     rows, columns = np.mgrid[:height, :width]
@@ -101,9 +102,20 @@ def test_the_crop_is_in_the_middle_half_a_pixel_up_and_left(
     assert np.array_equal(center_crop(np.stack([rgb, rgb + 1]), crop), np.stack([found, found + 1]))
 
 
+@pytest.mark.parametrize("crop", [16, 63, 64, 65, 66])
+def test_the_crop_of_a_frame_is_converted_to_the_same_colours_as_the_whole(crop: int) -> None:
+    i420 = np.random.default_rng(crop).integers(0, 256, (66 * 3 // 2, 80), np.uint8)
+    out = np.zeros((2, crop, crop, 3), np.uint8)
+    crop_to_rgb(i420, crop, out[1])
+    assert np.array_equal(out[1], center_crop(i420_to_rgb(i420), crop))
+    assert not out[0].any()
+
+
 def test_a_crop_larger_than_the_frame_is_refused() -> None:
     with pytest.raises(ValueError, match="frame of 80x66 pixels; expected at least 67x67"):
         center_crop(np.zeros((66, 80, 3), np.uint8), 67)
+    with pytest.raises(ValueError, match="frame of 80x66 pixels; expected at least 67x67"):
+        crop_to_rgb(np.zeros((99, 80), np.uint8), 67, np.zeros((67, 67, 3), np.uint8))
 
 
 # The features
@@ -122,7 +134,7 @@ def test_features_are_of_the_cropped_rgb_frame() -> None:
 def test_features_equal_those_of_the_network_alone(network: Backbone) -> None:
     video = frames(9)
     found = results(Extractor(network, CROP, "cpu").run([("a", iter(video))]))["a"]
-    rgb = np.stack([i420_to_rgb(frame.i420)[1:65, 8:72] for frame in video])
+    rgb = np.stack([i420_to_rgb(frame.i420)[0:64, 8:72] for frame in video])
     with torch.inference_mode():
         expected = network(torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255)
     assert found.values.shape == (9, network.feature_size)
@@ -133,35 +145,82 @@ def test_features_equal_those_of_the_network_alone(network: Backbone) -> None:
     assert np.abs(np.diff(found.values, axis=0)).max() > 0.01  # frames differ, and so do their vectors
 
 
-def test_a_video_has_the_same_bits_alone_together_in_any_order_and_with_any_number_of_workers(
+def test_a_video_has_the_same_bits_alone_together_in_any_order_and_with_any_number_of_threads(
     network: Backbone,
 ) -> None:
-    lengths = {"a": 1, "b": 33, "c": 5, "d": 32, "e": 21}
+    lengths = {"a": 1, "b": 17, "c": 5, "d": 16, "e": 11}
     videos = {key: frames(count, seed) for seed, (key, count) in enumerate(lengths.items())}
 
-    def run(keys: Iterable[str], workers: int) -> dict[str, VideoFeatures]:
-        found = results(Extractor(network, CROP, "cpu", workers).run((key, iter(videos[key])) for key in keys))
+    def run(keys: Iterable[str], workers: int, compute_threads: int = 2) -> dict[str, VideoFeatures]:
+        extractor = Extractor(network, CROP, "cpu", workers)
+        extractor.compute_threads = compute_threads
+        found = results(extractor.run((key, iter(videos[key])) for key in keys))
         assert list(found) == list(keys)
         return found
 
     alone = {key: run([key], 1)[key] for key in videos}
-    for keys, workers in (("abcde", 1), ("edcba", 1), ("cadbe", 3), ("ba", 2)):
-        for key, features in run(list(keys), workers).items():
+    for keys, workers, compute_threads in (("abcde", 1, 1), ("edcba", 1, 3), ("cadbe", 3, 2), ("ba", 2, 1)):
+        for key, features in run(list(keys), workers, compute_threads).items():
             assert len(features.values) == lengths[key]
             assert features.values.tobytes() == alone[key].values.tobytes()
             assert features.time_seconds.tobytes() == alone[key].time_seconds.tobytes()
             assert features.pts_seconds.tobytes() == alone[key].pts_seconds.tobytes()
 
 
+def watched(extractor: Extractor, watch: Callable[[Tensor], None]) -> Extractor:
+    """Has each batch (B, crop, crop, 3) uint8 pass by `watch`, in the thread that computes it."""
+    network = extractor.network
+
+    def forward(pixels: Tensor) -> Tensor:
+        watch(pixels)
+        return network(pixels)
+
+    extractor.network = forward  # type: ignore[assignment]
+    return extractor
+
+
 def test_batches_are_filled_across_videos() -> None:
-    backbone = tiny()
-    net = backbone.net
-    assert isinstance(net, Tiny)
-    extractor = Extractor(backbone, CROP, "cpu", workers=2)
-    net.calls = 0
-    found = results(extractor.run((str(number), plain((90, number, 0), 3)) for number in range(64)))
+    shapes, told = [], []
+    extractor = watched(Extractor(tiny(), CROP, "cpu", workers=2), lambda pixels: shapes.append(tuple(pixels.shape)))
+    videos = ((str(number), plain((90, number, 0), 3)) for number in range(64))
+    found = results(extractor.run(videos, told.append))
     assert list(found) == [str(number) for number in range(64)]
-    assert net.calls == 64 * 3 / CPU_BATCH_SIZE
+    assert set(shapes) == {(CPU_BATCH_SIZE, CROP, CROP, 3)}
+    assert 64 * 3 / CPU_BATCH_SIZE <= len(shapes) <= 64 * 3 / CPU_BATCH_SIZE + 1  # each worker's last one is padded
+    assert sum(told) == 64 * 3
+
+
+def test_every_core_computes_alone_and_the_callers_setting_is_left() -> None:
+    threads: set[tuple[str, int]] = set()
+    meeting = threading.Barrier(2)
+
+    def watch(pixels: Tensor) -> None:
+        meeting.wait(timeout=20)  # for the other thread's batch
+        threads.add((threading.current_thread().name, torch.get_num_threads()))
+
+    extractor = watched(Extractor(tiny(), CROP, "cpu"), watch)
+    extractor.compute_threads = 2
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        results(extractor.run([("a", plain((9, 9, 9), 4 * CPU_BATCH_SIZE))]))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert threads == {("compute-0", 1), ("compute-1", 1)}
+
+
+def test_vectors_of_a_long_video_stand_in_the_order_of_its_frames() -> None:
+    def slow_at_times(pixels: Tensor) -> None:
+        time.sleep(0.002 * (int(pixels[0, 0, 0, 0]) % 3))  # so that batches overtake each other
+
+    shades = [(k * 7 % 256, k % 256, 128) for k in range(20 * CPU_BATCH_SIZE)]
+    video = [plain(rgb)[0] for rgb in shades]
+    extractor = watched(Extractor(tiny(), CROP, "cpu"), slow_at_times)
+    extractor.compute_threads = 3
+    found = results(extractor.run([("a", video)]))["a"].values
+    red = [i420_to_rgb(frame.i420)[0, 0, 0] / 255 for frame in video]
+    assert found[:, 0] == pytest.approx((np.array(red) - 0.485) / 0.229, abs=2e-3)
 
 
 def test_frames_of_one_video_may_differ_in_size() -> None:
@@ -259,25 +318,39 @@ def test_results_keep_the_order_of_the_videos_and_wait_for_a_slow_one_only_so_fa
     timer.join()
 
 
+def wait(event: threading.Event) -> None:
+    assert event.wait(20)
+
+
+def test_a_video_is_not_kept_waiting_by_others_that_fail() -> None:
+    """Its frames do not fill a batch, and no further video may begin before it is done."""
+    rejected = ((number, fails_after(0, RejectedVideo("no"))) for number in range(1, 2 * VIDEOS_AHEAD))
+    run = Extractor(tiny(), CROP, "cpu", workers=2).run(itertools.chain([(0, plain((1, 90, 90)))], rejected))
+    assert [key for key, _ in run] == list(range(2 * VIDEOS_AHEAD))
+
+
 def test_decoding_runs_ahead_by_a_bounded_number_of_frames() -> None:
-    decoded = [0]
+    decoded, busy = [0], threading.Event()
 
     def counted() -> Iterator[Frame]:
-        for frame in itertools.chain.from_iterable(itertools.repeat(plain((1, 90, 90)), 10_000)):
+        for frame in itertools.repeat(plain((1, 90, 90))[0], 1_000):
             decoded[0] += 1
             yield frame
 
-    run = Extractor(tiny(), CROP, "cpu", workers=2).run(
-        [("short", plain((5, 5, 5), 32)), ("a", counted()), ("b", counted())]
-    )
-    assert next(run)[0] == "short"
-    taken, seen = decoded[0], -1  # how many were used up by then is the scheduler's choice
+    extractor = watched(Extractor(tiny(), CROP, "cpu", workers=2), lambda pixels: wait(busy))
+    extractor.compute_threads = 2
+    run = extractor.run([("a", counted()), ("b", counted())])
+    found: list[tuple[str, VideoFeatures | Exception]] = []
+    consumer = threading.Thread(target=lambda: found.extend(run))
+    consumer.start()
+    seen = -1
     while seen != decoded[0]:  # until the threads stand still
         seen = decoded[0]
         time.sleep(0.1)
-    assert 0 < seen <= taken + (QUEUED_BATCHES + 1) * CPU_BATCH_SIZE
-    run.close()
-    assert decoded[0] <= seen + QUEUED_BATCHES * CPU_BATCH_SIZE
+    assert 0 < seen <= (2 + 2 + 2 * QUEUED_BATCHES) * CPU_BATCH_SIZE + 2
+    busy.set()
+    consumer.join()
+    assert [len(features.values) for features in results(found).values()] == [1_000, 1_000]
 
 
 @pytest.mark.parametrize("results_taken", [0, 1])
@@ -297,9 +370,9 @@ def test_closing_early_stops_the_threads_and_closes_the_videos(results_taken: in
     )
     for _ in range(results_taken):
         next(run)
-        assert decoding_threads()
+        assert own_threads()
     run.close()
-    assert decoding_threads() == []
+    assert own_threads() == []
     assert sorted(closed) == sorted(begun)
 
 
@@ -310,20 +383,17 @@ def test_an_error_of_the_list_of_videos_ends_the_run() -> None:
 
     with pytest.raises(OSError, match="the table cannot be read"):
         list(Extractor(tiny(), CROP, "cpu", workers=2).run(broken()))
-    assert decoding_threads() == []
+    assert own_threads() == []
 
 
-def test_an_error_of_the_device_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = tiny()
-    extractor = Extractor(backbone, CROP, "cpu", workers=2)
-
-    def out_of_memory(frames: Tensor) -> Tensor:
+def test_an_error_of_the_device_ends_the_run() -> None:
+    def out_of_memory(pixels: Tensor) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(backbone.net, "forward", out_of_memory)
+    extractor = watched(Extractor(tiny(), CROP, "cpu", workers=2), out_of_memory)
     with pytest.raises(RuntimeError, match="out of memory"):
         list(extractor.run([("a", plain((5, 5, 5), 100))]))
-    assert decoding_threads() == []
+    assert own_threads() == []
 
 
 def test_a_thread_that_ends_in_an_unforeseen_way_ends_the_run() -> None:

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from safetensors import safe_open
 
 from pipeline.errors import StoreError, ViewMismatch
 from pipeline.features.store import FeatureStore, VideoFeatures, checksum, read_arrays, write_arrays
-from pipeline.files import ABANDONED_SECONDS
 
 SHA, OTHER = "a" * 64, "b" * 64
 
@@ -59,14 +57,10 @@ def test_a_second_write_replaces_the_first(store: FeatureStore) -> None:
 
 def test_has(store: FeatureStore) -> None:
     assert not store.has(SHA)
-    assert not store.has(SHA, verify=True)
     store.write(SHA, features())
     assert store.has(SHA)
-    assert store.has(SHA, verify=True)
     assert not store.has(OTHER)
-    other_key = FeatureStore(store.folder, "key-2")
-    assert not other_key.has(SHA)
-    assert not other_key.has(SHA, verify=True)
+    assert not FeatureStore(store.folder, "key-2").has(SHA)
 
 
 def test_every_flipped_bit_is_found(store: FeatureStore) -> None:
@@ -79,23 +73,32 @@ def test_every_flipped_bit_is_found(store: FeatureStore) -> None:
         path.write_bytes(bad)
         with pytest.raises(StoreError, match=f"{SHA}.*run the extract stage again: it rebuilds"):
             store.read(SHA)
-    assert not store.has(SHA, verify=True)
+    assert not store.has(SHA)
     assert len(good) > 300
     path.write_bytes(good)
     assert_same(store.read(SHA), features(2, 3))
 
 
-def test_the_header_alone_shows_a_file_cut_short_but_not_a_flipped_bit(store: FeatureStore) -> None:
+def test_files_cut_short_emptied_or_with_something_behind_are_found(store: FeatureStore) -> None:
     store.write(SHA, features())
-    path = store.path(SHA)
-    good = path.read_bytes()
-    path.write_bytes(good[:-1])
-    assert not store.has(SHA)
-    path.write_bytes(b"")
-    assert not store.has(SHA)
-    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    assert store.has(SHA)
-    assert not store.has(SHA, verify=True)
+    good = store.path(SHA).read_bytes()
+    for bad in (good[:-1], good[: len(good) // 2], b"", good + b"\0", bytes(len(good))):
+        store.path(SHA).write_bytes(bad)
+        assert "damaged" in store.fault(SHA)
+        assert not store.has(SHA)
+
+
+def test_a_store_of_any_key_is_for_looking(store: FeatureStore) -> None:
+    store.write(SHA, features())
+    FeatureStore(store.folder, "key-2").write(OTHER, features(seed=1))
+    every = FeatureStore(store.folder, None)
+    assert every.entries() == [SHA, OTHER]
+    assert [every.fault(sha256) for sha256 in every.entries()] == ["", ""]
+    assert_same(every.read(OTHER), features(seed=1))
+    assert every.size_bytes(SHA) == store.path(SHA).stat().st_size
+    assert every.size_bytes("c" * 64) == 0
+    with pytest.raises(ValueError, match="expected a key, to write under"):
+        every.write(SHA, features())
 
 
 def test_a_missing_file_is_an_error_that_says_what_to_do(store: FeatureStore) -> None:
@@ -109,6 +112,16 @@ def test_features_of_another_key_are_refused(store: FeatureStore) -> None:
         FeatureStore(store.folder, "key-2").read(SHA)
 
 
+def test_damage_of_the_video_is_kept_beside_its_features(store: FeatureStore) -> None:
+    store.write(SHA, features(), damage="29 of 60 frames")
+    store.write(OTHER, features())
+    assert (store.damage(SHA), store.damage(OTHER)) == ("29 of 60 frames", "")
+    path = store.path(SHA)
+    path.write_bytes(path.read_bytes().replace(b"29 of 60", b"60 of 60"))
+    with pytest.raises(StoreError, match="checksum does not fit"):
+        store.read(SHA)
+
+
 def test_features_of_another_video_are_found(store: FeatureStore) -> None:
     store.write(SHA, features())
     store.path(SHA).rename(store.path(OTHER))
@@ -118,7 +131,8 @@ def test_features_of_another_video_are_found(store: FeatureStore) -> None:
 
 def test_sound_files_of_another_kind_are_refused(store: FeatureStore) -> None:
     arrays = {"values": np.zeros((2, 3), np.float16)}
-    write_arrays(store.path(SHA), arrays, {"key": "key-1", "checksum": checksum(arrays, f"key-1 {SHA}")})
+    label = {"key": "key-1", "damage": ""}
+    write_arrays(store.path(SHA), arrays, {**label, "checksum": checksum(arrays, f"key-1 {SHA} ")})
     with pytest.raises(StoreError, match=r"unusable features .*time_seconds"):
         store.read(SHA)
     write_arrays(store.path(SHA), arrays, {})
@@ -130,16 +144,9 @@ def test_prune_keeps_what_is_named_and_what_is_not_its_own(store: FeatureStore) 
     assert store.prune({SHA}) == []
     for sha256 in (SHA, OTHER):
         store.write(sha256, features())
-    fresh, old = store.folder / ".x.tmp", store.folder / ".y.tmp"
-    for path in (fresh, old, store.folder / "notes.safetensors"):
-        path.write_bytes(b"")
-    os.utime(old, (0, time.time() - ABANDONED_SECONDS - 1))
+    (store.folder / "notes.safetensors").write_bytes(b"")
     assert store.prune({OTHER}) == [SHA]
-    assert sorted(path.name for path in store.folder.iterdir()) == [
-        ".x.tmp",
-        f"{OTHER}.safetensors",
-        "notes.safetensors",
-    ]
+    assert sorted(path.name for path in store.folder.iterdir()) == [f"{OTHER}.safetensors", "notes.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["", "abc", "../" + "a" * 61, "A" * 64, "a" * 65, "a" * 64 + "\n"])
@@ -170,7 +177,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        StoreError, match=r"aaa\.safetensors: cannot be written \(No space left .* MB free\); free some"
+    ):
         store.write(SHA, features(seed=1))
     monkeypatch.undo()
     assert_same(store.read(SHA), features())

@@ -212,6 +212,7 @@ def test_two_workers_draw_the_same_bytes(small, tmp_path):
     assert seen == [(n, 9) for n in range(1, 10)]
 
 
+@pytest.mark.slow
 def test_a_dead_worker_is_one_line_and_what_is_drawn_is_kept(tmp_path, monkeypatch):
     class DyingPool(ThreadPoolExecutor):
         def __init__(self, workers, context, initializer):
@@ -264,6 +265,7 @@ def test_only_what_is_missing_is_drawn(counted, small):
     assert tree(folder) == tree(small)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(tmp_path, small, monkeypatch):
     draw = synthetic._draw_file
     calls = []
@@ -284,6 +286,7 @@ def test_an_interrupted_run_goes_on(tmp_path, small, monkeypatch):
     assert tree(tmp_path) == tree(small)
 
 
+@pytest.mark.slow
 def test_videos_of_another_seed_are_drawn_anew(counted, small):
     folder, calls = counted
     draw_small(folder, seed=SEED + 1)

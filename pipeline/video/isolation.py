@@ -1,0 +1,300 @@
+"""Decoding in processes of its own: neither a hang nor a crash of a codec, nor its hunger for memory, reaches the run.
+
+A child process reads one file at a time, in one thread, and is used for file after file. It is killed, and replaced
+when the next file comes, when a file exceeds its limits or is given up half-way. Jobs and answers go through pipes,
+frames through shared memory, of which each child has its own: a child that dies takes nothing along.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pipeline.errors import RejectedVideo, VideoError
+from pipeline.video.header import VideoHeader
+from pipeline.video.limits import Limits
+from pipeline.video.reader import Frame, check_grid
+from pipeline.video.sharedframes import FrameReceiver
+from pipeline.video.verdict import Verdict
+from pipeline.video.worker import HEADER, MESSAGE, PICTURE, PROGRESS, READY, SHOWN, TOO_LARGE, VERDICT
+
+CLOSED = "the pool of decoding processes is closed"
+SECONDS_TO_START = 60.0
+READ_BYTES = 2**16
+
+
+class DecoderPool:
+    """Child processes that decode; there are as many as files are being read at the same time.
+
+    Threads may share it. Use it as a context manager: leaving it ends the children.
+    """
+
+    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._idle: list[_Child] = []
+        self._busy: set[_Child] = set()
+        self._closed = threading.Event()
+
+    def reader(self, path: str | os.PathLike[str]) -> "IsolatedReader":
+        """The same as VideoReader(path), decoding in a child."""
+        return IsolatedReader(self, path)
+
+    def check(self, path: str | os.PathLike[str]) -> Verdict:
+        """The same as check_file(path). Raises nothing for bad files."""
+        try:
+            with self.child() as child:
+                child.ask({"task": "check", "path": absolute(path)})
+                kind, payload = child.answer()
+        except RejectedVideo as error:
+            return Verdict.rejected(str(error), error.is_transient)
+        assert kind == VERDICT
+        return _verdict(payload)
+
+    def header(self, path: str | os.PathLike[str]) -> VideoHeader:
+        """The same as read_header(path). Raises RejectedVideo."""
+        with self.child() as child:
+            child.ask({"task": "header", "path": absolute(path)})
+            kind, payload = child.answer()
+        if kind == HEADER:
+            return VideoHeader(**json.loads(payload))
+        verdict = _verdict(payload)
+        raise RejectedVideo(verdict.reason, verdict.is_transient)
+
+    def close(self) -> None:
+        """End the children, also those that are reading a file: whoever waits for them gets a RuntimeError."""
+        with self._lock:
+            self._closed.set()
+            children, self._idle = self._idle, []
+            for child in self._busy:
+                child.stop()
+        for child in children:
+            child.kill()
+
+    def __enter__(self) -> "DecoderPool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def child(self) -> Iterator["_Child"]:
+        """A child for one file. After anything but a regular end it is killed: nobody knows what it is at."""
+        with self._lock:
+            if self._closed.is_set():
+                raise RuntimeError(CLOSED)
+            child = self._idle.pop() if self._idle else None
+        if child is not None and not child.is_alive:  # something killed it between two files
+            child.kill()
+            child = None
+        child = child or _Child(self._limits)
+        try:
+            with self._lock:
+                self._busy.add(child)
+                if self._closed.is_set():
+                    child.stop()
+            child.begin()
+            yield child
+        except BaseException as error:
+            child.kill()
+            if self._closed.is_set() and isinstance(error, VideoError):  # its end is no fault of the file
+                raise RuntimeError(CLOSED) from None
+            raise
+        finally:
+            with self._lock:
+                self._busy.discard(child)
+        self._give_back(child)
+
+    def _give_back(self, child: "_Child") -> None:
+        with self._lock:
+            if not self._closed.is_set():
+                self._idle.append(child)
+                return
+        child.kill()
+
+
+class IsolatedReader:
+    """VideoReader, with the decoding done by a child of a pool. Each iteration under way holds one child."""
+
+    def __init__(self, pool: DecoderPool, path: str | os.PathLike[str]) -> None:
+        self._pool = pool
+        self._path = absolute(path)
+        self._verdict: Verdict | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the file. Raises RuntimeError before `frames` has come to its end, or to RejectedVideo."""
+        if self._verdict is None:
+            raise RuntimeError("the verdict on a video is known when all its frames have been read, not before")
+        return self._verdict
+
+    def frames(self, fps: float, short_side: int) -> Iterator[Frame]:
+        """As VideoReader.frames. A child that dies, hangs or asks for too much ends the file with RejectedVideo."""
+        check_grid(fps, short_side)
+        return self._frames(fps, short_side)
+
+    def _frames(self, fps: float, short_side: int) -> Iterator[Frame]:
+        self._verdict = None
+        try:
+            with self._pool.child() as child:
+                child.ask({"task": "frames", "path": self._path, "fps": fps, "short_side": short_side})
+                while (answer := child.picture_or_answer())[0] == PICTURE:
+                    start, count, pts_seconds, i420 = answer[1]
+                    for step in range(start, start + count):
+                        yield Frame(step / fps, pts_seconds, i420)
+        except RejectedVideo as error:
+            self._verdict = Verdict.rejected(str(error), error.is_transient)
+            raise
+        self._verdict = _verdict(answer[1])
+        if self._verdict.status == "rejected":
+            raise RejectedVideo(self._verdict.reason, self._verdict.is_transient)
+
+
+class _Child:
+    """One decoding process. What goes wrong with it is raised as the RejectedVideo of the file it was reading."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._patience_seconds = SECONDS_TO_START
+        self._waited_seconds = 0.0
+        self._frames = FrameReceiver()
+        descriptors = self._frames.descriptors
+        arguments = [json.dumps(asdict(limits)), *map(str, descriptors)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "pipeline.video.worker", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            pass_fds=descriptors,
+            env=_environment(),
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._jobs, self._answers = self._process.stdin, self._process.stdout.fileno()
+        self._poll = select.poll()
+        self._poll.register(self._answers, select.POLLIN)
+        self._received = b""
+        self._started = False
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    def begin(self) -> None:
+        """Wait until the child is there, and start the clock of a new file."""
+        if not self._started:
+            try:
+                kind, _ = self.answer()
+                assert kind == READY
+            except RejectedVideo as error:
+                self.kill()
+                raise VideoError(f"no decoding process can be started ({error}); see above, or `lrcn doctor`") from None
+            self._started = True
+            self._patience_seconds = self._limits.seconds_without_progress
+        self._waited_seconds = 0.0
+
+    def ask(self, job: dict[str, Any]) -> None:
+        """Send a job."""
+        try:
+            self._jobs.write(json.dumps(job).encode("ascii") + b"\n")
+        except BrokenPipeError:
+            raise self._death() from None
+
+    def answer(self) -> tuple[bytes, bytes]:
+        """Kind and contents of the next message that says something."""
+        kind = PROGRESS
+        while kind == PROGRESS:
+            kind, size = MESSAGE.unpack(self._read(MESSAGE.size))
+        return kind, self._read(size)
+
+    def picture_or_answer(self) -> tuple[bytes, Any]:
+        """The next message; a picture as (first step, number of steps, pts_seconds, `(H * 3 // 2, W) uint8`)."""
+        kind, contents = self.answer()
+        if kind != PICTURE:
+            return kind, contents
+        start, count, pts_seconds, slot, offset, *shape = SHOWN.unpack(contents)
+        return kind, (start, count, pts_seconds, self._frames.take(slot, offset, (shape[0], shape[1])))
+
+    def stop(self) -> None:
+        """End the child while another thread waits for it; that thread does the rest."""
+        self._process.kill()
+
+    def kill(self) -> None:
+        """End the child, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        self._jobs.close()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._frames.close()
+
+    def _read(self, size: int) -> bytes:
+        """So many bytes. Time counts only while the child keeps us waiting, not while it waits for us."""
+        while len(self._received) < size:
+            if not self._poll.poll(0):
+                self._wait()
+            received = os.read(self._answers, READ_BYTES)
+            if not received:
+                raise self._death()
+            self._received += received
+        taken, self._received = self._received[:size], self._received[size:]
+        return taken
+
+    def _wait(self) -> None:
+        limits, begin = self._limits, time.monotonic()
+        left = min(self._patience_seconds, limits.seconds_per_file - self._waited_seconds)
+        answered = self._poll.poll(max(left, 0) * 1000)
+        self._waited_seconds += time.monotonic() - begin
+        if not answered:
+            if left < self._patience_seconds:
+                reason = f"decoding takes more than {limits.seconds_per_file:g} s, the limit for one file"
+            else:
+                reason = f"decoding hangs: no picture came for {self._patience_seconds:g} s"
+            raise RejectedVideo(reason, is_transient=True)
+
+    def _death(self) -> RejectedVideo:
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return RejectedVideo("the decoding process closed its pipe", is_transient=True)
+        if code == TOO_LARGE:
+            limit = self._limits.memory_bytes / 2**20
+            return RejectedVideo(f"decoding needs more than {limit:.0f} MB, the limit for one file", is_transient=True)
+        cause = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        hint = ": out of memory?" if code == -signal.SIGKILL else ""
+        return RejectedVideo(f"the decoding process died ({cause}{hint})", is_transient=True)
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """The path from the root, links left as they are."""
+    return os.path.abspath(path)  # noqa: PTH100 - Path.resolve would follow links, and so change the name
+
+
+def _verdict(payload: bytes) -> Verdict:
+    values = json.loads(payload)
+    return Verdict(**{**values, "notes": tuple(values["notes"])})
+
+
+def _environment() -> dict[str, str]:
+    """The child imports this very package, and its libraries start no threads, which would only take address space."""
+    places = [str(Path(__file__).resolve().parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, places))}

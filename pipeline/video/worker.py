@@ -1,0 +1,139 @@
+"""The decoding process: reads one file after the other and hands over what it finds. See `pipeline.video.isolation`.
+
+Jobs come as lines of JSON on standard input; messages go to standard output: a kind, a length, and so many bytes.
+Frames go through shared memory.
+"""
+
+import json
+import os
+import queue
+import resource
+import select
+import signal
+import struct
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.errors import RejectedVideo
+from pipeline.video.header import read_header
+from pipeline.video.limits import Limits
+from pipeline.video.reader import VideoReader, check_file
+from pipeline.video.sharedframes import FrameSender
+from pipeline.video.verdict import Verdict
+
+READY, PROGRESS, PICTURE, HEADER, VERDICT = b"r", b"p", b"f", b"h", b"v"
+MESSAGE = struct.Struct("<cQ")  # kind; bytes that follow
+# First step on the grid; number of steps; pts_seconds; slot and offset in shared memory; rows and columns of the I420.
+SHOWN = struct.Struct("<QQdBQII")
+PROGRESS_SECONDS = 0.5
+WATCH_SECONDS = 0.05
+TOO_LARGE = 77  # exit code
+
+
+class Channel:
+    """Writes messages to the process that asked."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._latest = time.monotonic()
+
+    def send(self, kind: bytes, contents: bytes = b"") -> None:
+        """Send one message, whole."""
+        message = MESSAGE.pack(kind, len(contents)) + contents
+        while message:
+            message = message[os.write(self._descriptor, message) :]
+        self._latest = time.monotonic()
+
+    def send_json(self, kind: bytes, values: Mapping[str, Any]) -> None:
+        """Send values as JSON."""
+        self.send(kind, json.dumps(values).encode("ascii"))
+
+    def progress(self) -> None:
+        """Say that decoding goes on, unless something was said just before."""
+        if time.monotonic() - self._latest > PROGRESS_SECONDS:
+            self.send(PROGRESS)
+
+
+def main() -> None:
+    """Serve jobs until standard input is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
+    limits = Limits(**json.loads(sys.argv[1]))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    channel = Channel(os.dup(sys.stdout.fileno()))
+    sender = FrameSender(*map(int, sys.argv[2:]))
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, sys.stdout.fileno())  # codecs print what they like
+    os.dup2(silence, sys.stderr.fileno())
+    jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=watch, args=(jobs, limits.memory_bytes), daemon=True).start()
+    limit_address_space(2 * limits.memory_bytes + 2**30)
+    channel.send(READY)
+    while True:
+        serve(json.loads(jobs.get()), limits, channel, sender)
+
+
+def watch(jobs: "queue.SimpleQueue[bytes]", memory_bytes: int) -> None:
+    """Pass jobs on. End the process when its parent is gone or it is too large, whatever a codec is busy with."""
+    limit = memory_in_use()[1] + memory_bytes
+    standard_input = sys.stdin.fileno()
+    buffered = b""
+    while True:
+        if select.select([standard_input], [], [], WATCH_SECONDS)[0]:
+            received = os.read(standard_input, 2**16)
+            if not received:
+                os._exit(0)
+            *lines, buffered = (buffered + received).split(b"\n")
+            for line in lines:
+                jobs.put(line)
+        if memory_in_use()[1] > limit:
+            os._exit(TOO_LARGE)
+
+
+def limit_address_space(num_bytes: int) -> None:
+    """Refuse what a broken header asks for at one go, which no watching can stop in time.
+
+    Wide of the limit on memory, because codecs take a refused allocation for damage of the file.
+    """
+    limit = memory_in_use()[0] + num_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def memory_in_use() -> tuple[int, int]:
+    """Address space and resident memory of this process in bytes."""
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+        address_space, resident = file.read().split()[:2]
+    return int(address_space) * resource.getpagesize(), int(resident) * resource.getpagesize()
+
+
+def serve(job: dict[str, Any], limits: Limits, channel: Channel, sender: FrameSender) -> None:
+    """Do one job; its last message is a verdict, or a header."""
+    path = job["path"]
+    if job["task"] == "header":
+        try:
+            channel.send_json(HEADER, asdict(read_header(path, limits)))
+        except RejectedVideo as error:
+            channel.send_json(VERDICT, asdict(Verdict.rejected(str(error), error.is_transient)))
+        return
+    if job["task"] == "check":
+        channel.send_json(VERDICT, asdict(check_file(path, limits, channel.progress)))
+        return
+    reader = VideoReader(path, limits)
+    try:
+        for shown in reader.pictures(job["fps"], job["short_side"]):
+            if shown is None:
+                channel.progress()
+            else:
+                steps, place = shown.steps, sender.put(shown.i420)
+                contents = (steps.start, len(steps), shown.pts_seconds, *place, *shown.i420.shape)
+                channel.send(PICTURE, SHOWN.pack(*contents))
+    except RejectedVideo:
+        pass
+    channel.send_json(VERDICT, asdict(reader.verdict))
+
+
+if __name__ == "__main__":
+    main()
