@@ -1,8 +1,11 @@
 """Work in several threads that a stopped command does not wait for."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
+
+SIGNAL_SECONDS = 1.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -16,6 +19,10 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item], worker
     """
     pool = ThreadPoolExecutor(workers)
     try:
-        yield from pool.map(function, items)
+        futures = deque(pool.submit(function, item) for item in items)
+        while futures:
+            # In short waits: a signal that another thread takes does not end a wait of the main thread.
+            if wait([futures[0]], timeout=SIGNAL_SECONDS).done:
+                yield futures.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -10,6 +10,7 @@ from typing import Protocol
 from pipeline.data.tables import Video
 from pipeline.discovery import walk
 from pipeline.errors import DataError, RejectedVideo
+from pipeline.threads import in_threads
 
 
 class VideoHeader(Protocol):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import queue
 import threading
+import time
 from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from pipeline.features.backbones import Backbone
 from pipeline.features.crop import crop_to_rgb
 from pipeline.features.frozen import FrozenBackbone, compute_context
 from pipeline.features.store import VideoFeatures
+from pipeline.threads import SIGNAL_SECONDS
 from pipeline.video.i420 import I420
 from pipeline.video.reader import Frame
 
@@ -29,6 +31,7 @@ CUDA_THREADS = 2  # while one batch is computed, the next one is copied
 QUEUED_BATCHES = 2  # full batches that may wait, for each thread that computes
 VIDEOS_AHEAD = 64  # videos that may be ready, or on their way, before the one whose turn it is
 GROWTH = 1.25  # of a video's vectors, when there is no room for more
+SECONDS_TO_STOP = 2.0  # for the threads that decode
 
 K = TypeVar("K")
 
@@ -185,7 +188,11 @@ class _Run(Generic[K]):
                 thread.start()
             num_computing = len(self._computers)
             while num_computing:
-                item = self._complete.get()
+                try:
+                    # In short waits: a signal that another thread takes does not end a wait of the main thread.
+                    item = self._complete.get(timeout=SIGNAL_SECONDS)
+                except queue.Empty:
+                    continue
                 if item is None:
                     num_computing -= 1
                 elif isinstance(item, BaseException):
@@ -199,9 +206,11 @@ class _Run(Generic[K]):
                 self._free.put(None)
             for _ in self._computers:
                 self._full.put(None)
+            deadline = time.monotonic() + SECONDS_TO_STOP
             for thread in threads:
                 if thread.ident is not None:  # it was started
-                    thread.join()
+                    # A decoder that hangs holds its reader until whoever made the decoder, further out, closes it.
+                    thread.join(max(0.0, deadline - time.monotonic()) if thread in self._readers else None)
             # The threads' own setting has become the one that new threads begin with.
             torch.set_num_threads(own_threads)
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.inference.inputs import add_decoding_arguments, add_input_arguments, inputs_of, limits_of
+from pipeline.threads import in_threads
 from pipeline.video.isolation import DecoderPool
 from pipeline.video.verdict import Verdict
 

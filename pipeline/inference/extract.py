@@ -50,13 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         view = View(options.fps, options.short_side, options.crop)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    backbone = load_backbone(options.backbone, options.weights, seed=0)
-    backbone.check_crop(view.crop)
     inputs = inputs_of(options, "extract", out=options.out)
-    store = FeatureStore(options.out, features_key(view, backbone.name, backbone.weights_sha256))
-    extractor = Extractor(backbone, view.crop, choose_device(options.device), workers=num_workers(options.workers))
-    with locked(options.out), DecoderPool(limits_of(options)) as decoders:
-        return extract_files(inputs, decoders, store, extractor, view, options.out)
+    with locked(options.out):
+        backbone = load_backbone(options.backbone, options.weights, seed=0)
+        backbone.check_crop(view.crop)
+        store = FeatureStore(options.out, features_key(view, backbone.name, backbone.weights_sha256))
+        extractor = Extractor(backbone, view.crop, choose_device(options.device), workers=num_workers(options.workers))
+        with DecoderPool(limits_of(options)) as decoders:
+            return extract_files(inputs, decoders, store, extractor, view, options.out)
 
 
 def extract_files(

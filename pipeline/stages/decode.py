@@ -73,7 +73,3 @@ def decode_video(decoders: DecoderPool, store: FrameStore, sha256: str, path: Pa
         store.write(sha256, reader.frames(view.fps, view.short_side), lambda: reader.verdict)
     except RejectedVideo:
         store.write_rejected(sha256, reader.verdict)
-
-
-if __name__ == "__main__":
-    main()

@@ -134,7 +134,3 @@ def log_to_run(
 
 def _number(value: object) -> float:
     return float("nan") if value is None else float(value)  # type: ignore[arg-type]
-
-
-if __name__ == "__main__":
-    main()

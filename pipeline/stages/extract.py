@@ -46,7 +46,3 @@ def extract_all(options: StageOptions, name: str) -> None:
         f"extract: {len(missing)} of {len(wanted)} videos extracted, the rest was there; "
         f"{len(removed)} old entries removed; {backbone.feature_size} features a frame"
     )
-
-
-if __name__ == "__main__":
-    main()

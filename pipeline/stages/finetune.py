@@ -83,7 +83,3 @@ def labelled_frames(options: StageOptions, dataset: Dataset, split: Side, count:
             for label, steps in wanted
         ]
     return found
-
-
-if __name__ == "__main__":
-    main()

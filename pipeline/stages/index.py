@@ -27,7 +27,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for warning in index.audit["warnings"]:
         print(printable(f"index: warning: {warning}"))
-
-
-if __name__ == "__main__":
-    main()

@@ -183,7 +183,3 @@ def provenance(options: StageOptions, layout: Layout) -> dict[str, str]:
         "features view": options.experiment.view.key,
         **{name: importlib.metadata.version(name) for name in PACKAGES},
     }
-
-
-if __name__ == "__main__":
-    main()

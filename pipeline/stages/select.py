@@ -49,7 +49,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = HEADER.format(names=" ".join(names)) + yaml.safe_dump(rows, sort_keys=False, default_flow_style=None)
     EXPERIMENTS.write_text(text, encoding="utf-8")
     print(f"{EXPERIMENTS}: {len(rows['trainings'])} training(s) of {', '.join(names)}; `dvc repro` builds them")
-
-
-if __name__ == "__main__":
-    main()

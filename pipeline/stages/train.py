@@ -151,7 +151,3 @@ class Progress:
         self.run.log_epoch({name: value for name, value in row.items() if name != "epoch"}, int(row["epoch"]))
         self.bar.set_postfix(val_loss=f"{row['val_loss']:.3f}", val_score=f"{row['val_score']:.3f}")
         self.bar.update()
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.video.i420 import I420
 
-MAX_SLOTS = 8
+MAX_SLOTS = 16
 MIN_SLOTS = 2
 RING_BYTES = 8 * 2**20  # of larger frames there are fewer slots
 
@@ -26,6 +26,7 @@ class FrameSender:
         self._slot_bytes = 0
         self._free: list[int] = []
         self._num_lent = 0
+        self.num_slots = 0
 
     def put(self, i420: I420) -> tuple[int, int]:
         """Copy a frame into a free slot, waiting for one; returns the slot and its offset in bytes."""
@@ -47,10 +48,10 @@ class FrameSender:
     def _lay_out(self, slot_bytes: int) -> None:
         while self._num_lent:
             self._take_back()
-        num_slots = min(MAX_SLOTS, max(MIN_SLOTS, RING_BYTES // slot_bytes))
-        os.ftruncate(self._memory, num_slots * slot_bytes)
-        self._map = np.frombuffer(mmap.mmap(self._memory, num_slots * slot_bytes), np.uint8)
-        self._slot_bytes, self._free = slot_bytes, list(range(num_slots))
+        self.num_slots = min(MAX_SLOTS, max(MIN_SLOTS, RING_BYTES // slot_bytes))
+        os.ftruncate(self._memory, self.num_slots * slot_bytes)
+        self._map = np.frombuffer(mmap.mmap(self._memory, self.num_slots * slot_bytes), np.uint8)
+        self._slot_bytes, self._free = slot_bytes, list(range(self.num_slots))
 
 
 class FrameReceiver:

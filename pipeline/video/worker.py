@@ -21,7 +21,7 @@ from typing import Any
 from pipeline.errors import RejectedVideo
 from pipeline.video.header import read_header
 from pipeline.video.limits import Limits
-from pipeline.video.reader import VideoReader, check_file
+from pipeline.video.reader import Shown, VideoReader, check_file
 from pipeline.video.sharedframes import FrameSender
 from pipeline.video.verdict import Verdict
 
@@ -30,23 +30,42 @@ MESSAGE = struct.Struct("<cQ")  # kind; bytes that follow
 # First step on the grid; number of steps; pts_seconds; slot and offset in shared memory; rows and columns of the I420.
 SHOWN = struct.Struct("<QQdBQII")
 PROGRESS_SECONDS = 0.5
+HOLD_SECONDS = 0.02
 WATCH_SECONDS = 0.05
 TOO_LARGE = 77  # exit code
 
 
 class Channel:
-    """Writes messages to the process that asked."""
+    """Writes messages to the process that asked, several pictures at a time: waking it costs more than converting one.
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    sender: where the pictures' pixels lie.
+    """
+
+    def __init__(self, descriptor: int, sender: FrameSender) -> None:
+        self._descriptor, self._sender = descriptor, sender
+        self._held = b""
+        self._num_held = 0
         self._latest = time.monotonic()
 
     def send(self, kind: bytes, contents: bytes = b"") -> None:
-        """Send one message, whole."""
-        message = MESSAGE.pack(kind, len(contents)) + contents
+        """Send one message, and those held back."""
+        message = self._held + MESSAGE.pack(kind, len(contents)) + contents
+        self._held, self._num_held = b"", 0
         while message:
             message = message[os.write(self._descriptor, message) :]
         self._latest = time.monotonic()
+
+    def send_picture(self, shown: Shown) -> None:
+        """Send a picture, at the latest with the next one after HOLD_SECONDS."""
+        place = self._sender.put(shown.i420)
+        contents = SHOWN.pack(shown.steps.start, len(shown.steps), shown.pts_seconds, *place, *shown.i420.shape)
+        # Half the slots, or the sender would wait for one to be returned of which nobody has heard.
+        is_full = self._num_held + 1 >= self._sender.num_slots // 2
+        if is_full or time.monotonic() - self._latest > HOLD_SECONDS:
+            self.send(PICTURE, contents)
+        else:
+            self._held += MESSAGE.pack(PICTURE, len(contents)) + contents
+            self._num_held += 1
 
     def send_json(self, kind: bytes, values: Mapping[str, Any]) -> None:
         """Send values as JSON."""
@@ -63,8 +82,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
     limits = Limits(**json.loads(sys.argv[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    channel = Channel(os.dup(sys.stdout.fileno()))
-    sender = FrameSender(*map(int, sys.argv[2:]))
+    channel = Channel(os.dup(sys.stdout.fileno()), FrameSender(*map(int, sys.argv[2:])))
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, sys.stdout.fileno())  # codecs print what they like
     os.dup2(silence, sys.stderr.fileno())
@@ -73,7 +91,7 @@ def main() -> None:
     limit_address_space(2 * limits.memory_bytes + 2**30)
     channel.send(READY)
     while True:
-        serve(json.loads(jobs.get()), limits, channel, sender)
+        serve(json.loads(jobs.get()), limits, channel)
 
 
 def watch(jobs: "queue.SimpleQueue[bytes]", memory_bytes: int) -> None:
@@ -109,7 +127,7 @@ def memory_in_use() -> tuple[int, int]:
     return int(address_space) * resource.getpagesize(), int(resident) * resource.getpagesize()
 
 
-def serve(job: dict[str, Any], limits: Limits, channel: Channel, sender: FrameSender) -> None:
+def serve(job: dict[str, Any], limits: Limits, channel: Channel) -> None:
     """Do one job; its last message is a verdict, or a header."""
     path = job["path"]
     if job["task"] == "header":
@@ -127,9 +145,7 @@ def serve(job: dict[str, Any], limits: Limits, channel: Channel, sender: FrameSe
             if shown is None:
                 channel.progress()
             else:
-                steps, place = shown.steps, sender.put(shown.i420)
-                contents = (steps.start, len(steps), shown.pts_seconds, *place, *shown.i420.shape)
-                channel.send(PICTURE, SHOWN.pack(*contents))
+                channel.send_picture(shown)
     except RejectedVideo:
         pass
     channel.send_json(VERDICT, asdict(reader.verdict))

@@ -42,9 +42,9 @@ def import_closure(entry: str) -> set[str]:
 
 
 def entry_of(stage: str) -> str:
-    words = STAGES[stage]["do"]["cmd"].split()
-    assert words[:3] == ["python", "-P", "-m"]
-    return words[3]
+    command, name = STAGES[stage]["do"]["cmd"].split()[:2]
+    assert (command, name) == ("lrcn", stage)
+    return f"pipeline.stages.{name}"
 
 
 def code_deps(stage: str) -> set[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.cards import read_dataset
+from pipeline.data.tables import read_videos
 from pipeline.errors import ConfigError, DataError, StoreError, ViewMismatch
 from pipeline.features.backbones import read_backbone
 from pipeline.features.extract import Extractor
@@ -224,3 +225,21 @@ def test_evaluation_refuses_features_of_another_view(toy):
     run_stage("extract")
     with pytest.raises(ViewMismatch, match="another view"):
         run_stage("evaluate", "--task", "clip")
+
+
+def test_a_video_that_failed_for_a_passing_reason_is_decoded_again(toy, capsys):
+    videos = read_videos(Path("artifacts/toy/videos.csv"))
+    video = next(video for video in videos if video.video_id == "left/g03.mp4")
+    expected = (Path("artifacts/toy/frames") / f"{video.sha256}.mkv").read_bytes()
+    Path("media/toy/left/g03.mp4").rename("media/toy/elsewhere")
+    (Path("artifacts/toy/frames") / f"{video.sha256}.json").unlink()
+    run_stage("decode")
+    assert "left/g03.mp4: rejected: cannot be read: no such file" in capsys.readouterr().out
+    Path("media/toy/left/g03.mp4").write_bytes(b"other contents")
+    run_stage("decode")
+    out = capsys.readouterr().out
+    assert "left/g03.mp4: rejected: its content is no longer what videos.csv states" in out
+    Path("media/toy/elsewhere").rename("media/toy/left/g03.mp4")
+    run_stage("decode")
+    assert "decode: 1 of 60 videos decoded" in capsys.readouterr().out
+    assert (Path("artifacts/toy/frames") / f"{video.sha256}.mkv").read_bytes() == expected

@@ -27,8 +27,14 @@ from tests.stages.store_writers import (
 
 FRAMES, FEATURES = Path("artifacts/toy/frames"), Path("artifacts/toy/features/shared")
 MODEL = "artifacts/toy/trainings/clip-fold1/model"
-DECODE = [sys.executable, "-P", "-m", "pipeline.cli", "decode", "--config", "configs/toy.yaml"]
-EXTRACT = [sys.executable, "-P", "-m", "pipeline.cli", "extract", "--config", "configs/toy.yaml"]
+LRCN = [sys.executable, "-P", "-m", "pipeline.cli"]
+DECODE = [*LRCN, "decode", "--config", "configs/toy.yaml"]
+EXTRACT = [*LRCN, "extract", "--config", "configs/toy.yaml"]
+INDEX = [*LRCN, "index", "--config", "configs/toy.yaml"]
+CHECK = [*LRCN, "check", "media/toy/left"]
+PREDICT = [*LRCN, "predict", "media/toy/left", "--model", MODEL, "--out", "out"]
+EXTRACT_FILES = [*LRCN, "extract", "media/toy/left", "--backbone", "squeezenet1_1", "--weights", "random", "--fps", "5"]
+EXTRACT_FILES += ["--out", "out"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -101,6 +107,11 @@ def wait_until(reached: Callable[[], bool]) -> None:
     while not reached():
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+def decoders(pid: int) -> list[psutil.Process]:
+    children = psutil.Process(pid).children()
+    return [child for child in children if "pipeline.video.worker" in child.cmdline()]
 
 
 def kill_when(command: list[str], reached: Callable[[], bool]) -> None:
@@ -191,7 +202,7 @@ def test_decoding_stops_within_5_seconds_and_what_is_there_is_valid(toy, number)
     shutil.rmtree(FRAMES)
     with subprocess.Popen(DECODE, stderr=subprocess.PIPE, text=True) as stage:
         wait_until(lambda: len(list(FRAMES.glob("*.json"))) >= 5)
-        for child in psutil.Process(stage.pid).children():
+        for child in decoders(stage.pid):
             child.suspend()
         time.sleep(0.2)  # what had come from them is dealt with
         begin = time.monotonic()
@@ -206,17 +217,35 @@ def test_decoding_stops_within_5_seconds_and_what_is_there_is_valid(toy, number)
     assert 10 <= len(found) < len(expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [INDEX, CHECK, PREDICT, EXTRACT_FILES])
+def test_every_command_stops_while_it_waits_for_decoding(toy, command):
+    """Mutants, by hand: with `in_threads`, or the extractor, waiting for its threads this takes a minute."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+        wait_until(lambda: len(decoders(running.pid)) > 0)
+        for child in decoders(running.pid):
+            child.suspend()
+        time.sleep(0.5)  # by now the main thread waits
+        begin = time.monotonic()
+        running.send_signal(signal.SIGTERM)
+        _, message = running.communicate(timeout=120)
+        seconds = time.monotonic() - begin
+    assert running.returncode == 143
+    assert message.count("\n") == 1
+    assert "stopped; what was finished is kept" in message
+    assert seconds < 5
+    assert not Path("out").exists() or not finished(Path("out"))
+
+
 def test_commands_and_stages_refuse_a_folder_that_another_process_writes(toy, capsys):
-    out = ["--out", "out"]
-    extract = ["extract", "media/toy/left", "--backbone", "squeezenet1_1", "--weights", "random", "--fps", "5", *out]
-    for arguments, folder in (
-        (DECODE[4:], FRAMES),
-        (EXTRACT[4:], FEATURES),
-        (["predict", "media/toy/left", "--model", MODEL, *out], Path("out")),
-        (extract, Path("out")),
+    for command, folder in (
+        (DECODE, FRAMES),
+        (EXTRACT, FEATURES),
+        (PREDICT, Path("out")),
+        (EXTRACT_FILES, Path("out")),
     ):
         with locked(folder):
-            assert cli.main(arguments) == 2
+            assert cli.main(command[4:]) == 2
         assert f"{folder}: process {os.getpid()} on " in capsys.readouterr().err
 
 

@@ -116,7 +116,7 @@ def test_a_child_that_hangs_is_killed(tmp_path: Path, videos: Any) -> None:
         frames, child, _ = started(decoders, path, before)
         child.suspend()
         begin = time.monotonic()
-        with pytest.raises(RejectedVideo, match="decoding hangs: no picture came for 0.4 s"):
+        with pytest.raises(RejectedVideo, match=r"decoding hangs: no picture came for 0\.4 s"):
             list(frames)
         assert time.monotonic() - begin < 5
         assert not child.is_running()
@@ -127,7 +127,7 @@ def test_time_for_one_file_is_limited(tmp_path: Path, videos: Any) -> None:
     with DecoderPool(Limits(seconds_per_file=0.5)) as decoders:
         frames, child, _ = started(decoders, path, before)
         child.suspend()
-        with pytest.raises(RejectedVideo, match="more than 0.5 s, the limit for one file"):
+        with pytest.raises(RejectedVideo, match=r"more than 0\.5 s, the limit for one file"):
             list(frames)
 
 
