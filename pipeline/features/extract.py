@@ -30,7 +30,7 @@ CUDA_BATCH_SIZE = 128
 CUDA_THREADS = 2  # while one batch is computed, the next one is copied
 QUEUED_BATCHES = 2  # full batches that may wait, for each thread that computes
 VIDEOS_AHEAD = 64  # videos that may be ready, or on their way, before the one whose turn it is
-GROWTH = 1.25  # of a video's vectors, when there is no room for more
+GROWN_FRAMES = 256  # for which room is made, when there is none for more vectors of a video
 SECONDS_TO_STOP = 2.0  # for the threads that decode
 
 K = TypeVar("K")
@@ -118,7 +118,7 @@ class _Video(Generic[K]):
         end = first + len(values)
         if end > len(self.values):
             # In place: a long video's vectors never lie in memory twice.
-            self.values.resize((int(end * GROWTH), values.shape[1]), refcheck=False)
+            self.values.resize((end + GROWN_FRAMES, values.shape[1]), refcheck=False)
         self.values[first:end] = values
         self.num_computed += len(values)
 

@@ -64,6 +64,13 @@ class Converter:
         self._width, self._height = orientation.upright(*upright)
         self._reformatter = VideoReformatter()
 
+    def try_convert(self, frame: VideoFrame) -> I420 | None:
+        """The same, None when it fails."""
+        try:
+            return self.convert(frame)
+        except Exception:  # noqa: BLE001 - a picture that is needed is converted again, and then it counts
+            return None
+
     def convert(self, frame: VideoFrame) -> I420:
         """The frame as `(H * 3 // 2, W) uint8`, upright, on memory of its own.
 

@@ -94,23 +94,29 @@ class VideoReader:
         grid = TimeGrid(fps)
         converter: Converter | None = None
         waiting: DecodedFrame | None = None  # until the next one's time tells how long it is shown
+        early: I420 | None = None
         for frame in self._decoder:
             if converter is None or waiting is None:
                 converter = Converter(self._decoder.orientation, frame.picture.width, frame.picture.height, short_side)
+                step = 0.0
             else:
                 covered = grid.feed(frame.time_seconds)
-                yield self._convert(waiting, covered, converter) if covered else None
+                yield self._convert(waiting, covered, converter, early) if covered else None
+                step = frame.time_seconds - waiting.time_seconds
+            # A picture is converted faster while it is still in the processor's cache; so the one that will stand on
+            # the grid if the next one comes in its time is converted at once.
+            early = converter.try_convert(frame.picture) if grid.expects(frame.time_seconds + step) else None
             waiting = frame
         assert converter is not None  # the decoder raises RejectedVideo when there is no frame
         assert waiting is not None
         own_seconds = self._decoder.own_duration_seconds(waiting.picture)
         duration = last_frame_duration(own_seconds, self._decoder.steps_seconds, fps)
         covered = grid.finish(waiting.time_seconds + duration)
-        yield self._convert(waiting, covered, converter) if covered else None
+        yield self._convert(waiting, covered, converter, early) if covered else None
 
-    def _convert(self, frame: DecodedFrame, covered: range, converter: Converter) -> Shown:
+    def _convert(self, frame: DecodedFrame, covered: range, converter: Converter, early: I420 | None) -> Shown:
         try:
-            i420 = converter.convert(frame.picture)
+            i420 = converter.convert(frame.picture) if early is None else early
         except Exception as error:
             picture = frame.picture
             raise self._decoder.reject(

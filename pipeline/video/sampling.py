@@ -38,6 +38,10 @@ class TimeGrid:
         """Grid time k in seconds from the first frame shown."""
         return k / self._fps
 
+    def expects(self, end_seconds: float) -> bool:
+        """Whether the latest frame stands on the grid if it is shown until then."""
+        return self.time(self._next) < end_seconds - SLACK_SECONDS
+
     def feed(self, time_seconds: float) -> range:
         """Take the next frame's time; the grid times that the frame before it covers come back.
 
