@@ -22,4 +22,6 @@ def choose_device(name: str) -> "torch.device":
 
 def num_workers(workers: int) -> int:
     """The number asked for, or one per usable core when it is 0."""
+    if workers < 0:
+        raise ConfigError(f"workers is {workers}; expected 0 (one per core) or more")
     return workers or len(os.sched_getaffinity(0))

@@ -39,7 +39,7 @@ class VideoError(LrcnError):
 class RejectedVideo(VideoError):
     """No usable frame can be had from a file.
 
-    is_transient: the cause may lie outside the file (memory, time, a file still being written): worth another try.
+    is_transient: the cause may lie outside the file (a limit, a crash, a file still being written): worth another try.
     """
 
     def __init__(self, reason: str, is_transient: bool = False) -> None:

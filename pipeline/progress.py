@@ -35,6 +35,12 @@ class Progress:
             self._bar.set_postfix_str(f"{rate:.0f} frames/s", refresh=False)
             self._bar.update(0)
 
+    def counting(self, frames: Iterable[T]) -> Iterator[T]:
+        """The frames, counted as they come."""
+        for frame in frames:
+            self.add_frames(1)
+            yield frame
+
     def over(self, results: Iterable[T]) -> Iterator[T]:
         """The results, one for each video, as they come; ends the bar behind the last one."""
         try:

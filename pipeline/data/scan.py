@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pipeline.data.tables import Video
 from pipeline.discovery import walk
-from pipeline.errors import DataError, RejectedVideo
+from pipeline.errors import DataError, RejectedVideo, VideoError
 from pipeline.threads import in_threads
 
 
@@ -77,7 +77,10 @@ def _row(media: Path, video_id: str, reason: str, read_header: ReadHeader, table
     try:
         header = read_header(path)
     except RejectedVideo as error:
-        return Video(video_id, sha256, size_bytes, "rejected", _one_line(error))
+        advice = "; this may pass: run the index stage again" if error.is_transient else ""
+        return Video(video_id, sha256, size_bytes, "rejected", _one_line(error) + advice)
+    except VideoError:
+        raise  # no fault of the file
     except Exception as error:  # noqa: BLE001  whatever one file makes a demuxer do, the other files must be listed
         reason = f"its header cannot be read ({type(error).__name__}: {_one_line(error)})"
         return Video(video_id, sha256, size_bytes, "rejected", reason)

@@ -20,6 +20,7 @@ from pipeline.files import content_hash, locked, write_table
 from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
 from pipeline.inference.results import file_state
 from pipeline.progress import Progress
+from pipeline.threads import in_threads
 from pipeline.video.isolation import DecoderPool
 from pipeline.video.reader import Frame
 from pipeline.view import View, features_key
@@ -67,18 +68,12 @@ def extract_files(
     rows: dict[str, list[object]] = {}
     todo: dict[str, str] = {}
     states: dict[str, str] = {}
+    hashes = in_threads(identify, inputs.files, extractor.workers)
+    found = dict(zip(inputs.files, Progress("hash", len(inputs.files)).over(hashes), strict=True))
     for path in inputs.paths:
-        if path in inputs.reasons:
-            rows[path] = [path, "rejected", inputs.reasons[path], "", 0]
-            continue
-        state = file_state(path)
-        try:
-            sha256 = content_hash(path)
-        except OSError as error:
-            rows[path] = [path, "rejected", f"cannot be read: {error.strerror}", "", 0]
-            continue
-        rows[path] = [path, "ok", "", sha256, 0]
-        if sha256 not in todo and not store.has(sha256):
+        state, sha256, reason = found.get(path, ("", "", inputs.reasons.get(path, "")))
+        rows[path] = [path, "rejected" if reason else "ok", reason, sha256, 0]
+        if sha256 and sha256 not in todo and not store.has(sha256):
             todo[sha256], states[sha256] = path, state
     readers = {sha256: decoders.reader(path) for sha256, path in todo.items()}
     jobs: Iterator[tuple[str, Iterator[Frame]]] = (
@@ -109,3 +104,12 @@ def extract_files(
     for row in bad:
         print(printable(f"extract: {row[0]}: {row[1]}: {row[2]}"), file=sys.stderr)
     return 1 if bad else 0
+
+
+def identify(path: str) -> tuple[str, str, str]:
+    """State and content hash of a file, or why it cannot be read."""
+    state = file_state(path)
+    try:
+        return state, content_hash(path), ""
+    except OSError as error:
+        return state, "", f"cannot be read: {error.strerror}"

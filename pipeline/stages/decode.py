@@ -1,16 +1,14 @@
 """Stage `decode`: each video once into the frame store, with a verdict; a second run does only what is missing."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from tqdm import tqdm
 
 from pipeline.data.tables import read_videos
 from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.errors import DataError, RejectedVideo
 from pipeline.files import content_hash, locked, sweep, write_table
+from pipeline.progress import Progress
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.threads import in_threads
 from pipeline.video.framestore import FrameStore
@@ -40,8 +38,12 @@ def decode_all(options: StageOptions) -> None:
     missing = [sha256 for sha256 in paths if not store.has(sha256) or store.verdict(sha256).is_transient]
     workers = num_workers(options.runtime.workers)
     with DecoderPool(options.runtime.limits) as decoders:
-        jobs = in_threads(lambda sha256: decode_video(decoders, store, sha256, paths[sha256], view), missing, workers)
-        for _ in tqdm(jobs, "decode", len(missing), disable=not sys.stderr.isatty(), unit="video"):
+        progress = Progress("decode", len(missing))
+
+        def decode(sha256: str) -> None:
+            decode_video(decoders, store, sha256, paths[sha256], view, progress)
+
+        for _ in progress.over(in_threads(decode, missing, workers)):
             pass
     verdicts = {video.video_id: store.verdict(video.sha256) for video in videos}
     removed = store.prune(set(paths))
@@ -59,7 +61,9 @@ def decode_all(options: StageOptions) -> None:
     write_table(options.layout.decoded, ["video_id", *COLUMNS], rows)
 
 
-def decode_video(decoders: DecoderPool, store: FrameStore, sha256: str, path: Path, view: View) -> None:
+def decode_video(
+    decoders: DecoderPool, store: FrameStore, sha256: str, path: Path, view: View, progress: Progress
+) -> None:
     """Put one video into the store; one without a usable frame is stored as its reason."""
     try:
         if content_hash(path) != sha256:
@@ -70,6 +74,7 @@ def decode_video(decoders: DecoderPool, store: FrameStore, sha256: str, path: Pa
         return
     reader = decoders.reader(path)
     try:
-        store.write(sha256, reader.frames(view.fps, view.short_side), lambda: reader.verdict)
+        frames = progress.counting(reader.frames(view.fps, view.short_side))
+        store.write(sha256, frames, lambda: reader.verdict)
     except RejectedVideo:
         store.write_rejected(sha256, reader.verdict)

@@ -119,7 +119,8 @@ class Decoder:
             self._sizes.add(size)
         self._num_pixels += size[0] * size[1]
         if self._num_pixels > self._limits.pixels_per_file:
-            raise RejectedVideo(f"more than {self._limits.pixels_per_file} pixels in all: above the limit for one file")
+            reason = f"more than {self._limits.pixels_per_file} pixels in all: above the limit for one file"
+            raise RejectedVideo(reason, is_transient=True)
         if picture.format.name.startswith(UNREADABLE_PIXELS):
             raise RejectedVideo(f"pixel format {picture.format.name} (raw sensor data) is not read")
         if not found.num_frames:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -26,11 +26,13 @@ from pipeline.video.limits import Limits
 from pipeline.video.reader import Frame, check_grid
 from pipeline.video.sharedframes import FrameReceiver
 from pipeline.video.verdict import Verdict
-from pipeline.video.worker import HEADER, MESSAGE, PICTURE, PROGRESS, READY, SHOWN, TOO_LARGE, VERDICT
+from pipeline.video.worker import HEADER, MESSAGE, PICTURE, PROGRESS, READY, SHOWN, VERDICT, memory_in_use
 
 CLOSED = "the pool of decoding processes is closed"
 SECONDS_TO_START = 60.0
 READ_BYTES = 2**16
+MAX_STARTS = 3
+WATCH_SECONDS = 0.05  # between two looks at the memory of a child that keeps us waiting
 
 
 class DecoderPool:
@@ -99,7 +101,7 @@ class DecoderPool:
         if child is not None and not child.is_alive:  # something killed it between two files
             child.kill()
             child = None
-        child = child or _Child(self._limits)
+        child = child or self._start()
         try:
             with self._lock:
                 self._busy.add(child)
@@ -116,6 +118,32 @@ class DecoderPool:
             with self._lock:
                 self._busy.discard(child)
         self._give_back(child)
+
+    def _start(self) -> "_Child":
+        """A child that is ready. One that something kills while it starts is no fault of a file; it is tried again."""
+        for attempt in range(1, MAX_STARTS + 1):
+            child = _Child(self._limits)
+            try:
+                with self._lock:
+                    self._busy.add(child)
+                child.wait_until_ready()
+            except RejectedVideo as error:
+                child.kill()
+                if attempt == MAX_STARTS and not self._closed.is_set():
+                    raise VideoError(
+                        f"no decoding process can be started ({error}); see above, or `lrcn doctor`"
+                    ) from None
+                if self._closed.is_set():
+                    raise RuntimeError(CLOSED) from None
+            except BaseException:
+                child.kill()
+                raise
+            else:
+                return child
+            finally:
+                with self._lock:
+                    self._busy.discard(child)
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _give_back(self, child: "_Child") -> None:
         with self._lock:
@@ -167,26 +195,29 @@ class _Child:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._patience_seconds = SECONDS_TO_START
         self._waited_seconds = 0.0
+        self._base_bytes: int | None = None  # memory in use before the first file; None while it starts
         self._frames = FrameReceiver()
         descriptors = self._frames.descriptors
         arguments = [json.dumps(asdict(limits)), *map(str, descriptors)]
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pipeline.video.worker", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            pass_fds=descriptors,
-            env=_environment(),
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "pipeline.video.worker", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+                pass_fds=descriptors,
+                env=_environment(),
+            )
+        except OSError as error:
+            self._frames.close()
+            raise VideoError(f"no decoding process can be started ({error.strerror}); too many run already?") from None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._jobs, self._answers = self._process.stdin, self._process.stdout.fileno()
         self._poll = select.poll()
         self._poll.register(self._answers, select.POLLIN)
         self._received = b""
-        self._started = False
 
     @property
     def pid(self) -> int:
@@ -198,17 +229,14 @@ class _Child:
         """Whether the process runs."""
         return self._process.poll() is None
 
+    def wait_until_ready(self) -> None:
+        """Wait for the child's first message; raises RejectedVideo when none comes."""
+        kind, _ = self.answer()
+        assert kind == READY
+        self._base_bytes = memory_in_use(self.pid)[1]
+
     def begin(self) -> None:
-        """Wait until the child is there, and start the clock of a new file."""
-        if not self._started:
-            try:
-                kind, _ = self.answer()
-                assert kind == READY
-            except RejectedVideo as error:
-                self.kill()
-                raise VideoError(f"no decoding process can be started ({error}); see above, or `lrcn doctor`") from None
-            self._started = True
-            self._patience_seconds = self._limits.seconds_without_progress
+        """Start the clock of a new file."""
         self._waited_seconds = 0.0
 
     def ask(self, job: dict[str, Any]) -> None:
@@ -259,26 +287,36 @@ class _Child:
         return taken
 
     def _wait(self) -> None:
+        """Wait for the child to say something, and see that it keeps to its limits meanwhile."""
         limits, begin = self._limits, time.monotonic()
-        left = min(self._patience_seconds, limits.seconds_per_file - self._waited_seconds)
-        answered = self._poll.poll(max(left, 0) * 1000)
+        is_starting = self._base_bytes is None
+        patience = SECONDS_TO_START if is_starting else limits.seconds_without_progress
+        of_file = SECONDS_TO_START if is_starting else limits.seconds_per_file - self._waited_seconds
+        deadline = begin + min(patience, of_file)
+        while not self._poll.poll(min(max(deadline - time.monotonic(), 0), WATCH_SECONDS) * 1000):
+            if self._base_bytes is not None and self._grown_bytes() > limits.memory_bytes:
+                limit = f"{limits.memory_bytes / 2**20:.0f} MB"
+                raise RejectedVideo(f"decoding needs more than {limit}, the limit for one file", is_transient=True)
+            if time.monotonic() >= deadline:
+                reason = f"decoding hangs: no picture came for {patience:g} s"
+                if of_file < patience:
+                    reason = f"decoding takes more than {limits.seconds_per_file:g} s, the limit for one file"
+                raise RejectedVideo(reason, is_transient=True)
         self._waited_seconds += time.monotonic() - begin
-        if not answered:
-            if left < self._patience_seconds:
-                reason = f"decoding takes more than {limits.seconds_per_file:g} s, the limit for one file"
-            else:
-                reason = f"decoding hangs: no picture came for {self._patience_seconds:g} s"
-            raise RejectedVideo(reason, is_transient=True)
+
+    def _grown_bytes(self) -> int:
+        with suppress(OSError):  # it has just ended, which the pipe will tell
+            return memory_in_use(self.pid)[1] - (self._base_bytes or 0)
+        return 0
 
     def _death(self) -> RejectedVideo:
         try:
             code = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             return RejectedVideo("the decoding process closed its pipe", is_transient=True)
-        if code == TOO_LARGE:
-            limit = self._limits.memory_bytes / 2**20
-            return RejectedVideo(f"decoding needs more than {limit:.0f} MB, the limit for one file", is_transient=True)
-        cause = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        cause = f"exit code {code}" if code >= 0 else f"signal {-code}"
+        with suppress(ValueError):  # real-time signals have no name
+            cause = signal.Signals(-code).name if code < 0 else cause
         hint = ": out of memory?" if code == -signal.SIGKILL else ""
         return RejectedVideo(f"the decoding process died ({cause}{hint})", is_transient=True)
 

@@ -90,7 +90,9 @@ def open_source(path: Path, limits: Limits) -> Iterator[Source]:
 def check_size(width: int, height: int, limits: Limits) -> None:
     """Raise RejectedVideo for a picture of more pixels than the limit."""
     if width * height > limits.pixels_per_frame:
-        raise RejectedVideo(f"picture of {width}x{height} is above the limit of {limits.pixels_per_frame} pixels")
+        raise RejectedVideo(
+            f"picture of {width}x{height} is above the limit of {limits.pixels_per_frame} pixels", is_transient=True
+        )
 
 
 def one_line(error: BaseException) -> str:

@@ -26,7 +26,7 @@ class Verdict:
     num_frames: frames decoded. width, height: pixels, upright; pixel aspect is not applied.
     rotation_degrees: clockwise turn that made it upright. first_pts_seconds: time stamp of the first frame as stored.
     duration_seconds: time from the first to the last frame. Both are None when unknown.
-    is_transient: rejected for a cause that may lie outside the file (memory, time, a crash): worth another try.
+    is_transient: rejected for a cause that may lie outside the file (a limit, a crash): worth another try.
     """
 
     status: Literal["ok", "damaged", "rejected"]

@@ -8,7 +8,6 @@ import json
 import os
 import queue
 import resource
-import select
 import signal
 import struct
 import sys
@@ -31,8 +30,6 @@ MESSAGE = struct.Struct("<cQ")  # kind; bytes that follow
 SHOWN = struct.Struct("<QQdBQII")
 PROGRESS_SECONDS = 0.5
 HOLD_SECONDS = 0.02
-WATCH_SECONDS = 0.05
-TOO_LARGE = 77  # exit code
 
 
 class Channel:
@@ -87,28 +84,18 @@ def main() -> None:
     os.dup2(silence, sys.stdout.fileno())  # codecs print what they like
     os.dup2(silence, sys.stderr.fileno())
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=watch, args=(jobs, limits.memory_bytes), daemon=True).start()
+    threading.Thread(target=take_jobs, args=(jobs,), daemon=True).start()
     limit_address_space(2 * limits.memory_bytes + 2**30)
     channel.send(READY)
     while True:
         serve(json.loads(jobs.get()), limits, channel)
 
 
-def watch(jobs: "queue.SimpleQueue[bytes]", memory_bytes: int) -> None:
-    """Pass jobs on. End the process when its parent is gone or it is too large, whatever a codec is busy with."""
-    limit = memory_in_use()[1] + memory_bytes
-    standard_input = sys.stdin.fileno()
-    buffered = b""
-    while True:
-        if select.select([standard_input], [], [], WATCH_SECONDS)[0]:
-            received = os.read(standard_input, 2**16)
-            if not received:
-                os._exit(0)
-            *lines, buffered = (buffered + received).split(b"\n")
-            for line in lines:
-                jobs.put(line)
-        if memory_in_use()[1] > limit:
-            os._exit(TOO_LARGE)
+def take_jobs(jobs: "queue.SimpleQueue[bytes]") -> None:
+    """Pass jobs on; when the parent is gone, end at once, though a codec may be busy."""
+    for line in sys.stdin.buffer:
+        jobs.put(line)
+    os._exit(0)
 
 
 def limit_address_space(num_bytes: int) -> None:
@@ -116,13 +103,13 @@ def limit_address_space(num_bytes: int) -> None:
 
     Wide of the limit on memory, because codecs take a refused allocation for damage of the file.
     """
-    limit = memory_in_use()[0] + num_bytes
+    limit = min(memory_in_use(os.getpid())[0] + num_bytes, sys.maxsize)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def memory_in_use() -> tuple[int, int]:
-    """Address space and resident memory of this process in bytes."""
-    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+def memory_in_use(pid: int) -> tuple[int, int]:
+    """Address space and resident memory of a process in bytes; raises OSError when there is none of that number."""
+    with open(f"/proc/{pid}/statm", encoding="ascii") as file:  # noqa: PTH123
         address_space, resident = file.read().split()[:2]
     return int(address_space) * resource.getpagesize(), int(resident) * resource.getpagesize()
 

@@ -99,6 +99,7 @@ def test_bar_1_bad_files_are_listed_and_change_nothing_for_the_good_ones(built_t
     assert {name: row["status"] for name, row in rows.items() if name not in rows_alone} == expected
     for name in expected:
         assert rows[name]["reason"] or rows[name]["notes"], name
+        assert not any(word in rows[name]["reason"] for word in ("died", "hangs", "limit for one file")), rows[name]
     for name, row in rows_alone.items():
         assert rows[name] == row | {"path": str(folder / name)}
 

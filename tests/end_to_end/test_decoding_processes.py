@@ -126,8 +126,9 @@ def test_bar_4_a_thousand_mutants(tmp_path: Path) -> None:
             slowest, before = max(slowest, time.monotonic() - before), time.monotonic()
             if len(rows) % 20 == 0:
                 for child in decoding_children(process.pid):
-                    with suppress(psutil.Error):
-                        peaks[child.pid] = max(peaks.get(child.pid, 0), child.memory_info().rss)
+                    with suppress(OSError):
+                        status = Path(f"/proc/{child.pid}/status").read_text()
+                        peaks[child.pid] = int(status.split("VmHWM:")[1].split()[0]) * 1024  # the highest so far
         errors = process.stderr.read()
     assert (process.returncode, errors) == (1, b"")
     assert slowest <= 10
@@ -140,7 +141,7 @@ def test_bar_4_a_thousand_mutants(tmp_path: Path) -> None:
     by_name = {Path(row["path"]).name: row for row in rows}
     for name in BASES:
         assert (by_name[name]["status"], by_name[name]["num_frames"]) == ("ok", NUM_FRAMES), by_name[name]
-    lost = [row for row in rows if row["num_frames"] < NUM_FRAMES]
+    lost = [row for row in rows if 0 < row["num_frames"] < NUM_FRAMES]
     unseen = [row for row in lost if row["status"] == "ok"]
     assert len(unseen) <= 0.1 * len(lost)
     assert not [row for row in rows if "died" in row["reason"] or "hangs" in row["reason"]]

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,28 @@ def test_a_child_that_dies_between_two_files_costs_none(tmp_path: Path, videos: 
         child.kill()
         child.wait()
         assert decoders.check(path).status == "ok"
+
+
+def test_a_child_that_dies_while_it_starts_costs_nothing(tmp_path: Path, videos: Any) -> None:
+    """Without another attempt, whatever kills a child at that moment ends the run: three in a row do."""
+    path, before, victims = videos.write(tmp_path / "a.mp4", 3), children(), []
+
+    def kill_two() -> None:
+        deadline = time.monotonic() + 20
+        while len(victims) < 2 and time.monotonic() < deadline:
+            for child in psutil.Process().children():
+                if child not in before and child not in victims:
+                    victims.append(child)
+                    child.kill()
+            time.sleep(0.002)
+
+    killer = threading.Thread(target=kill_two)
+    killer.start()
+    with DecoderPool(Limits(seconds_per_file=0.2)) as decoders:  # a start does not count as time spent on a file
+        verdict = decoders.check(path)
+        killer.join()
+    assert len(victims) == 2
+    assert verdict.status == "ok"
 
 
 def test_an_abandoned_file_leaves_no_child(tmp_path: Path, videos: Any) -> None:
