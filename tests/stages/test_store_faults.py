@@ -274,14 +274,16 @@ def test_several_writers_and_readers_of_one_store(tmp_path, num_writers, same):
     readers = [start(read_until_stopped, folder, "key-0", same) for _ in range(2)]
     jobs = [start(write_again_and_again, folder, key) for key in keys]
     codes = []
-    for job in jobs:
-        with job:
-            codes.append(job.wait(timeout=60))
-    (folder / "stop").touch()
+    try:
+        for job in jobs:
+            with job:
+                codes.append(job.wait(timeout=300))
+    finally:
+        (folder / "stop").touch()
     counts = []
     for reader in readers:
         with reader:
-            counts.append(reader.communicate(timeout=60)[0])
+            counts.append(reader.communicate(timeout=300)[0])
             codes.append(reader.returncode)
     (folder / "stop").unlink()
     assert set(codes) == {0}
