@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -14,6 +15,7 @@ from pipeline.view import View
 
 Task = Literal["clip", "frame"]
 TASKS: tuple[Task, ...] = ("clip", "frame")
+Stream = Literal["rgb", "flow"]
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 Positive = Annotated[int, Field(ge=1)]
@@ -30,14 +32,37 @@ class Backbone(_Section):
 
     name: any of torchvision's classification models.
     weights: `default` (torchvision's, downloaded once), `random` (from the seed; to be fine-tuned), or a file's path.
+    layer: the layer whose output is the feature, flattened, e.g. `classifier.1` (fc6 of AlexNet); "" = what enters the
+    last linear layer.
     """
 
     name: Name
     weights: str = "default"
+    layer: str = ""
+
+
+class EndToEnd(_Section):
+    """Training of the CNN with an LSTM on top of it, on random windows of frames (LRCN's second step).
+
+    batch_size: windows a step. dropout: on the features, and behind the LSTM. backbone_lr: of the CNN, lr of the rest.
+    """
+
+    epochs: Positive
+    clip_frames: Positive = 16
+    batch_size: Positive = 8
+    hidden_size: Positive = 256
+    lr: Annotated[float, Field(gt=0)] = 0.001
+    backbone_lr: Annotated[float, Field(gt=0)] = 0.0001
+    weight_decay: Annotated[float, Field(ge=0)] = 0.005
+    dropout: Fraction = 0.5
+    clip_norm: Annotated[float, Field(gt=0)] = 5.0
 
 
 class Finetune(_Section):
-    """Single-frame fine-tuning of the backbone on the training split (the LRCN recipe's first step)."""
+    """Single-frame fine-tuning of the backbone on the training split (the LRCN recipe's first step).
+
+    end_to_end: what follows it, if anything: the CNN and an LSTM trained together.
+    """
 
     epochs: Positive
     frames_per_video: Positive
@@ -46,10 +71,17 @@ class Finetune(_Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     label_smoothing: Fraction = 0.0
     flip: bool = False
+    end_to_end: EndToEnd | None = None
 
 
 class Train(_Section):
-    """A recurrent network and its training."""
+    """A recurrent network and its training.
+
+    head: how a clip's timesteps become one answer (`pipeline/models/recurrent.py`); the frame task answers at each.
+    smoothing: weight of the frame task's smoothing loss. schedule: of the learning rate; `step` divides it by 10 every
+    `step_epochs`. balance: rare classes count more in the loss, or are drawn more often. chunk_frames: truncated
+    back-propagation of the frame task, 0 = whole recordings. patience: epochs without a better validation loss.
+    """
 
     cell: Literal["lstm", "gru", "rnn"] = "lstm"
     hidden_size: Positive = 256
@@ -58,11 +90,17 @@ class Train(_Section):
     motion: bool = False
     input_dropout: Fraction = 0.0
     dropout: Fraction = 0.5
-    head: Literal["mean", "last"] = "mean"
+    head: Literal["mean", "last", "ramp", "attention"] = "mean"
+    smoothing: Annotated[float, Field(ge=0)] = 0.0
     epochs: Positive = 50
     batch_size: Positive = 24
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 0.001
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    step_epochs: Positive = 10
     weight_decay: Annotated[float, Field(ge=0)] = 0.005
+    label_smoothing: Fraction = 0.0
+    balance: Literal["none", "loss", "sampling"] = "none"
     clip_norm: Annotated[float, Field(gt=0)] = 5.0
     chunk_frames: Annotated[int, Field(ge=0)] = 0
     patience: Positive = 10
@@ -75,32 +113,84 @@ class TrainByTask(_Section):
     frame: Train | None = None
 
 
+class Flow(_Section):
+    """The second stream: optical flow between the frames, with a CNN and a recurrent network of its own.
+
+    weight: of the flow stream's probabilities in the fusion, the rest is RGB's (paper: 1/2 and 2/3); `validation` takes
+    the weight that scores best on the validation side.
+    """
+
+    method: Literal["dis", "farneback"] = "dis"
+    backbone: Backbone
+    finetune: Finetune | None = None
+    train: TrainByTask
+    weight: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5
+
+
 class Evaluate(_Section):
     """Scores and their intervals."""
 
     bootstrap_samples: Positive = 1000
 
 
-class Experiment(_Section):
-    """One file of `configs/`: everything that changes a result."""
+class StreamSettings(_Section):
+    """One stream of an experiment: how it looks at a video, its CNN, and what is trained on it."""
 
-    dataset: Name
-    seed: Annotated[int, Field(ge=0)]
-    folds: Annotated[list[Positive], Field(min_length=1)]
     view: View
     backbone: Backbone
-    finetune: Finetune | None = None
+    finetune: Finetune | None
     train: TrainByTask
-    evaluate: Evaluate = Evaluate()
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """The tasks this experiment trains."""
+        """The tasks trained on this stream."""
         return tuple(task for task in TASKS if self.settings(task) is not None)
 
     def settings(self, task: Task) -> Train | None:
         """Training settings of a task, None when the experiment leaves it out."""
         return self.train.clip if task == "clip" else self.train.frame
+
+
+class Experiment(_Section):
+    """One file of `configs/`: everything that changes a result.
+
+    seed: every random choice. num_seeds: trainings of each kind, with seeds seed, seed + 1, ...
+    flow: the second stream; without it there is RGB alone.
+    """
+
+    dataset: Name
+    seed: Annotated[int, Field(ge=0)]
+    num_seeds: Positive = 1
+    folds: Annotated[list[Positive], Field(min_length=1)]
+    view: View
+    backbone: Backbone
+    finetune: Finetune | None = None
+    train: TrainByTask
+    flow: Flow | None = None
+    evaluate: Evaluate = Evaluate()
+
+    @property
+    def seeds(self) -> range:
+        """Seeds of the trainings."""
+        return range(self.seed, self.seed + self.num_seeds)
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """`rgb`, and `flow` where the experiment has it."""
+        return ("rgb",) if self.flow is None else ("rgb", "flow")
+
+    def stream(self, name: Stream) -> StreamSettings:
+        """Settings of a stream; raises ConfigError for one that the experiment has not."""
+        if name == "rgb":
+            return StreamSettings(view=self.view, backbone=self.backbone, finetune=self.finetune, train=self.train)
+        if self.flow is None:
+            raise ConfigError("flow is empty; expected the settings of the flow stream, or run `lrcn select` again")
+        return StreamSettings(
+            view=replace(self.view, flow=self.flow.method),
+            backbone=self.flow.backbone,
+            finetune=self.flow.finetune,
+            train=self.flow.train,
+        )
 
 
 class Runtime(_Section):

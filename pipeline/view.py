@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 # Raised when the code changes what the same numbers mean, so that nothing made before is taken for current.
 FRAMES_FORMAT = 2
@@ -18,6 +19,9 @@ class View:
     crop: side in pixels of the square centre crop that the backbone sees.
     clip_frames: timesteps of one clip; 0 = the whole video is one clip.
     clip_stride: timesteps from one clip to the next in validation, test and prediction (LRCN: 16 frames, stride 8).
+    crops: squares cut from each frame, each with features of its own: 1 = the centre; 10 = centre and corners, and all
+        five mirrored. Training draws one of them for each clip, prediction averages over them (LRCN's test).
+    flow: "" = colour; `dis` or `farneback` = optical flow to this frame from the one before, as an image.
     """
 
     # Read by the configuration's reader: unknown keys and wrong types are errors. Plain data, so that the modules
@@ -29,6 +33,8 @@ class View:
     crop: int
     clip_frames: int = 0
     clip_stride: int = 0
+    crops: Literal[1, 10] = 1
+    flow: Literal["", "dis", "farneback"] = ""
 
     def __post_init__(self) -> None:
         if not 0 < self.fps <= 1000:
@@ -80,6 +86,8 @@ def features_key(view: View, backbone: str, weights_sha256: str) -> str:
             "format": FEATURES_FORMAT,
             "frames": view.frames_key,
             "crop": view.crop,
+            "crops": view.crops,
+            "flow": view.flow,
             "backbone": backbone,
             "weights": weights_sha256,
         }

@@ -31,13 +31,15 @@ splits:
 TOY_CONFIG = """
 dataset: toy
 seed: 0
+num_seeds: 1
 folds: [1]
-view: {fps: 10.0, short_side: 32, crop: 32, clip_frames: 0, clip_stride: 0}
+view: {fps: 10.0, short_side: 32, crop: 32, clip_frames: 0, clip_stride: 0, crops: 1}
 backbone: {name: squeezenet1_1, weights: random}
 finetune: null
 train:
   clip: {hidden_size: 32, epochs: 30, lr: 0.01, batch_size: 8, dropout: 0.0, patience: 30}
   frame: {hidden_size: 32, epochs: 30, lr: 0.01, batch_size: 4, dropout: 0.0, patience: 30}
+flow: null
 evaluate: {bootstrap_samples: 200}
 """
 

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     frames = FrameStore(layout.frames, experiment.view.frames_key)
     pooled: dict[str, Any] = {}
     trainings: list[Training] = []
-    for task in experiment.tasks:
+    for task in experiment.stream("rgb").tasks:
         tables = [read_tables(layout, task, fold) for fold in experiment.folds]
         pooled[task] = pool(options, dataset, task, tables)
         trainings += [
@@ -115,7 +115,7 @@ def training_of(
         bins = reliability(
             class_probabilities(predictions, classes), predictions["label"].map(classes.index).to_numpy()
         )
-    settings = options.experiment.settings(task)
+    settings = options.experiment.stream("rgb").settings(task)
     return Training(
         name=f"{task}-fold{fold}",
         task=task,

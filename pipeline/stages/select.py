@@ -29,7 +29,7 @@ def stage_rows(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, dic
                 f"{name}-{features}",
                 {"experiment": name, "dataset": experiment.dataset, "representation": features, "fold": fold},
             )
-            for task in experiment.tasks:
+            for task in experiment.stream("rgb").tasks:
                 rows["trainings"][f"{name}-{task}-fold{fold}"] = {
                     "experiment": name,
                     "dataset": experiment.dataset,

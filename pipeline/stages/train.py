@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train on the fold's training side, choose the epoch on its validation side; the test side is not read."""
     options = stage_options(__doc__, argv, task=True, fold=True)
     experiment, layout, fold = options.experiment, options.layout, options.fold
-    settings = experiment.settings(options.task)
+    settings = experiment.stream("rgb").settings(options.task)
     if settings is None:
         raise ConfigError(
             f"configs/{options.name}.yaml: train.{options.task} is empty; expected settings, or run `lrcn select` again"

@@ -26,9 +26,9 @@ def load(tmp_path: Path, text: str):
 
 def test_values_and_defaults(tmp_path):
     experiment = load(tmp_path, GOOD)
-    assert experiment.tasks == ("clip",)
-    assert experiment.settings("clip").lr == 0.01
-    assert experiment.settings("clip").cell == "lstm"
+    assert experiment.stream("rgb").tasks == ("clip",)
+    assert experiment.stream("rgb").settings("clip").lr == 0.01
+    assert experiment.stream("rgb").settings("clip").cell == "lstm"
     assert experiment.view.fps == 10.0
     assert experiment.finetune is None
 
