@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from av.video.reformatter import ColorRange
 
 BARS = 16
@@ -93,6 +94,19 @@ def write(
         for output in container.streams:
             container.mux(output.encode(None))
     return path
+
+
+def add_cover(container: OutputContainer, temporary: Path, size: tuple[int, int] = (64, 48)) -> None:
+    """Put a cover picture into a file that has all its other streams, and nothing in them yet."""
+    write(temporary, 1, codec="mjpeg", pixel_format="yuvj420p", format="image2pipe", size=size)
+    packet = av.Packet(temporary.read_bytes())
+    temporary.unlink()
+    art = container.add_stream("mjpeg", rate=1)
+    art.width, art.height, art.pix_fmt = *size, "yuvj420p"
+    art.disposition = av.stream.Disposition.attached_pic
+    packet.stream, packet.time_base, packet.pts, packet.dts = art, Fraction(1, 90000), 0, 0
+    container.start_encoding()
+    container.mux(packet)
 
 
 def remux(source: Path, target: Path, keep: Callable[[int, bool], bool]) -> Path:

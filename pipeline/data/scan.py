@@ -1,6 +1,5 @@
 """The media folder as rows of `videos.csv`: every file answered for, hashed, and described by its header."""
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Collection
@@ -10,6 +9,7 @@ from typing import Protocol
 from pipeline.data.tables import Video
 from pipeline.discovery import walk
 from pipeline.errors import DataError, RejectedVideo, VideoError
+from pipeline.files import content_hash
 from pipeline.threads import in_threads
 
 
@@ -65,9 +65,7 @@ def _row(media: Path, video_id: str, reason: str, read_header: ReadHeader, table
         return Video(video_id, "", 0, "rejected", reason)
     path = media / video_id
     try:
-        with path.open("rb") as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size_bytes, sha256 = path.stat().st_size, content_hash(path)
     except OSError as error:
         return Video(video_id, "", 0, "rejected", f"cannot be read ({error.strerror})")
     if any(part.startswith(".") for part in video_id.split("/")):

@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import hashlib
 import math
 import re
 import socket
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.features.store import checksum, write_arrays
+from pipeline.files import content_hash
 
 NUM_CLASSES = 1000  # ImageNet: what torchvision's constructors build, and how the last layer is recognised
 DOWNLOAD_TIMEOUT_SECONDS = 10.0  # of silence; torch.hub itself would wait for ever
@@ -207,10 +207,10 @@ def _default_state(name: str) -> tuple[Mapping[str, Tensor], str]:
     path = Path(torch.hub.get_dir()) / "checkpoints" / file_name
     found = re.search(r"-([a-f0-9]+)\.", file_name)  # torch.hub.HASH_REGEX: the convention that check_hash relies on
     prefix = found.group(1) if found else ""
-    if path.exists() and not _file_sha256(path).startswith(prefix):
+    if path.exists() and not content_hash(path).startswith(prefix):
         # torch trusts whatever lies there: a file already in its cache is never hashed again.
         raise WeightsError(
-            f"{path}: SHA-256 is {_file_sha256(path)}, expected one that begins with {prefix} as its name says; "
+            f"{path}: SHA-256 is {content_hash(path)}, expected one that begins with {prefix} as its name says; "
             "delete the file and run again, it is downloaded anew"
         )
     try:
@@ -316,11 +316,6 @@ def _models_with(name: str) -> ModuleType:
             f"backbone {name!r} is none of torchvision's {len(known)} classification models; did you mean {near!r}?"
         )
     return models
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

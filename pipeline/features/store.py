@@ -106,13 +106,10 @@ class FeatureStore:
 
         Raises StoreError when they are missing or damaged, ViewMismatch when they were made under another key.
         """
-        return self._read(sha256)[0]
+        return self.read_with_damage(sha256)[0]
 
-    def damage(self, sha256: str) -> str:
-        """What was wrong with a video, "" when all of it could be read; raises what `read` raises."""
-        return self._read(sha256)[1]
-
-    def _read(self, sha256: str) -> tuple[VideoFeatures, str]:
+    def read_with_damage(self, sha256: str) -> tuple[VideoFeatures, str]:
+        """The same, and what was wrong with the video: "" when all of it could be read."""
         path = self.path(sha256)
         try:
             arrays, metadata = read_arrays(path)

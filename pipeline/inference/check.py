@@ -25,11 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     add_decoding_arguments(parser)
     options = parser.parse_args(argv)
+    limits = limits_of(options)
     inputs = inputs_of(options, "check")
     counts: dict[str, int] = {}
     if not options.json:
         print(f"{'status':<9} {'frames':>7} {'size':>11} {'seconds':>8}  codec    path: reason")
-    with DecoderPool(limits_of(options)) as decoders:
+    with DecoderPool(limits) as decoders:
         found = in_threads(decoders.check, inputs.files, num_workers(options.workers))
         for path in inputs.paths:
             verdict = Verdict.rejected(inputs.reasons[path]) if path in inputs.reasons else next(found)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from pipeline.device import choose_device, num_workers
 from pipeline.discovery import printable
-from pipeline.errors import ConfigError, RejectedVideo
+from pipeline.errors import ConfigError
 from pipeline.features.backbones import load_backbone
 from pipeline.features.extract import Extractor
 from pipeline.features.store import FeatureStore
 from pipeline.files import content_hash, locked, write_table
 from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
-from pipeline.inference.results import file_state
+from pipeline.inference.results import CHANGED, file_state, status_of
 from pipeline.progress import Progress
 from pipeline.threads import in_threads
 from pipeline.video.isolation import DecoderPool
@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add_decoding_arguments(parser)
     options = parser.parse_args(argv)
+    limits = limits_of(options)
     try:
         view = View(options.fps, options.short_side, options.crop)
     except ValueError as error:
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         backbone.check_crop(view.crop)
         store = FeatureStore(options.out, features_key(view, backbone.name, backbone.weights_sha256))
         extractor = Extractor(backbone, view.crop, choose_device(options.device), workers=num_workers(options.workers))
-        with DecoderPool(limits_of(options)) as decoders:
+        with DecoderPool(limits) as decoders:
             return extract_files(inputs, decoders, store, extractor, view, options.out)
 
 
@@ -84,10 +85,9 @@ def extract_files(
     for sha256, result in progress.over(extractor.run(jobs, progress.add_frames)):
         reader = readers.pop(sha256)
         if isinstance(result, Exception):
-            rejected = isinstance(result, RejectedVideo) and not result.is_transient
-            failures[sha256] = ("rejected" if rejected else "failed", str(result))
+            failures[sha256] = (status_of(result), str(result))
         elif file_state(todo[sha256]) != states[sha256]:
-            failures[sha256] = ("failed", "changed while it was read; run again when it is complete")
+            failures[sha256] = ("failed", CHANGED)
         else:
             store.write(sha256, result, damage=reader.verdict.reason)
     for row in rows.values():
@@ -95,8 +95,8 @@ def extract_files(
         if sha256 in failures:
             row[1], row[2] = failures[sha256]
         elif sha256:
-            damage = store.damage(sha256)
-            row[1], row[2], row[4] = "damaged" if damage else "ok", damage, len(store.read(sha256).values)
+            features, damage = store.read_with_damage(sha256)
+            row[1], row[2], row[4] = "damaged" if damage else "ok", damage, len(features.values)
     write_table(out / "videos.csv", COLUMNS, list(rows.values()))
     bad = [row for row in rows.values() if row[1] in ("rejected", "failed")]
     done = f"extract: {len(rows) - len(bad)} of {len(rows)} file(s) have features, {len(todo)} looked at now"

@@ -16,17 +16,20 @@ from pipeline.features.store import VideoFeatures
 from pipeline.files import locked
 from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
 from pipeline.inference.results import (
+    CHANGED,
     Answer,
     Ledger,
     Segment,
     file_state,
     model_identity,
     runs_of_labels,
+    status_of,
     write_results,
 )
 from pipeline.models.modelfolder import Model, load_model
 from pipeline.progress import Progress
 from pipeline.video.isolation import DecoderPool
+from pipeline.video.limits import Limits
 from pipeline.view import features_key
 
 
@@ -39,12 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add_decoding_arguments(parser)
     options = parser.parse_args(argv)
+    limits = limits_of(options)
     inputs = inputs_of(options, "predict", out=options.out)
     with locked(options.out):
-        return predict_into(options, inputs)
+        return predict_into(options, limits, inputs)
 
 
-def predict_into(options: argparse.Namespace, inputs: Inputs) -> int:
+def predict_into(options: argparse.Namespace, limits: Limits, inputs: Inputs) -> int:
     """Bring the folder of results up to date; returns the exit code."""
     try:
         ledger = Ledger(options.out, model_identity_of(options.model))
@@ -56,12 +60,11 @@ def predict_into(options: argparse.Namespace, inputs: Inputs) -> int:
         if todo:
             model = load_model(options.model, str(choose_device(options.device)))
             progress = Progress("predict", len(todo))
-            with DecoderPool(limits_of(options)) as decoders:
+            with DecoderPool(limits) as decoders:
                 answers = predict_files(model, options.model, decoders, todo, options.workers, progress.add_frames)
                 for answer in progress.over(answers):
                     if file_state(answer.path) != states[answer.path]:
-                        reason = "changed while it was read; run again when it is complete"
-                        answer = Answer(answer.path, "failed", reason)
+                        answer = Answer(answer.path, "failed", CHANGED)
                     ledger.add(answer, states[answer.path])
     finally:
         ledger.close()
@@ -113,11 +116,9 @@ def predict_files(
     jobs = ((path, readers[path].frames(view.fps, view.short_side)) for path in paths)
     for path, result in extractor.run(jobs, progress):
         reader = readers.pop(path)
-        if isinstance(result, RejectedVideo):
-            # What may go better next time is no answer to keep.
-            yield Answer(path, "failed" if result.is_transient else "rejected", str(result))
-        elif isinstance(result, Exception):
-            yield Answer(path, "failed", f"{type(result).__name__}: {result}")
+        if isinstance(result, Exception):
+            reason = str(result) if isinstance(result, RejectedVideo) else f"{type(result).__name__}: {result}"
+            yield Answer(path, status_of(result), reason)
         else:
             try:
                 yield answer_for(path, model, result, reader.verdict.status, reader.verdict.reason)

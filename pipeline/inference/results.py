@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import __version__
+from pipeline.errors import RejectedVideo
 from pipeline.files import explaining_full_disk, replacing, write_table
 
 LEDGER = ".ledger.jsonl"
+CHANGED = "changed while it was read; run again when it is complete"
 RESULT_COLUMNS = (
     "path", "status", "reason", "label", "score", "runner_up", "runner_up_score", "frames", "seconds",
 )  # fmt: skip
@@ -58,6 +60,11 @@ def file_state(path: str) -> str:
     except OSError as error:
         return f"unreadable: {error.strerror}"
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def status_of(error: Exception) -> str:
+    """The status of a file whose frames ended in an error; what may go better next time is no answer to keep."""
+    return "rejected" if isinstance(error, RejectedVideo) and not error.is_transient else "failed"
 
 
 class Ledger:

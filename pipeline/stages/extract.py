@@ -30,7 +30,8 @@ def extract_all(options: StageOptions, name: str) -> None:
     frames = FrameStore(layout.frames, view.frames_key)
     store = FeatureStore(layout.features(name), features_key(view, backbone.name, backbone.weights_sha256))
     videos = {video.sha256: video.video_id for video in read_videos(layout.videos) if video.status == "ok"}
-    wanted = [sha256 for sha256 in videos if frames.verdict(sha256).status != "rejected"]
+    verdicts = {sha256: frames.verdict(sha256) for sha256 in videos}
+    wanted = [sha256 for sha256 in videos if verdicts[sha256].status != "rejected"]
     missing = [sha256 for sha256 in wanted if not store.has(sha256)]
     extractor = Extractor(
         backbone, view.crop, choose_device(options.runtime.device), workers=num_workers(options.runtime.workers)
@@ -40,7 +41,7 @@ def extract_all(options: StageOptions, name: str) -> None:
     for sha256, result in progress.over(results):
         if isinstance(result, Exception):
             raise LrcnError(f"{videos[sha256]}: {result}") from result
-        store.write(sha256, result, damage=frames.verdict(sha256).reason)
+        store.write(sha256, result, damage=verdicts[sha256].reason)
     removed = store.prune(set(wanted))
     print(
         f"extract: {len(missing)} of {len(wanted)} videos extracted, the rest was there; "

@@ -1,17 +1,10 @@
 """What a run was made of: commit, stage, tables, features. Written into models and onto MLflow runs."""
 
-import hashlib
 import os
 import subprocess
-from pathlib import Path
 
+from pipeline.files import content_hash
 from pipeline.stages.layout import Layout
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def git_state() -> dict[str, str]:
@@ -31,9 +24,9 @@ def run_tags(layout: Layout, dataset: str, task: str, fold: int, features_key: s
         "task": task,
         "fold": str(fold),
         "features.key": features_key,
-        "videos.sha256": file_sha256(layout.videos),
-        "segments.sha256": file_sha256(layout.segments),
-        "splits.sha256": file_sha256(layout.splits),
+        "videos.sha256": content_hash(layout.videos),
+        "segments.sha256": content_hash(layout.segments),
+        "splits.sha256": content_hash(layout.splits),
         **git,
     }
     if git["git.commit"] != "unknown":

@@ -1,10 +1,8 @@
 """From the time stamps of a file to seconds from its first frame: missing, repeated and absurd stamps included."""
 
 import math
-from array import array
+from collections import Counter
 from fractions import Fraction
-
-import numpy as np
 
 from pipeline.video.sampling import LONGEST_STEP_SECONDS
 
@@ -19,7 +17,7 @@ class Clock:
     A frame without a stamp follows the one before it at the stream's rate. A stamp that does not increase gives the
     time of the frame before. A stamp far ahead (LONGEST_STEP_SECONDS) is not believed: the frame gets no time.
 
-    num_frames: frames that got a time. steps_seconds: times from each of them to the next.
+    num_frames: frames that got a time.
     num_unstamped, num_repeated, num_unbelieved: how often the three cases above came up.
     """
 
@@ -40,7 +38,9 @@ class Clock:
         self.num_repeated = 0
         self.num_unbelieved = 0
         self._largest_return = 0
-        self.steps_seconds = array("d")
+        # How often each time from a frame to the next came up, repeated stamps left out; few differ, however long the
+        # video is.
+        self._steps: Counter[int] = Counter()
 
     def tick(self, pts: int | None) -> float | None:
         """Seconds from the first frame shown, given the stamp of the next frame; None when it is not believed."""
@@ -79,17 +79,29 @@ class Clock:
     @property
     def median_step_seconds(self) -> float:
         """Median time from one frame to the next, repeated stamps left out; 0 when there is none."""
-        steps = np.asarray(self.steps_seconds)
-        return float(np.median(steps[steps > 0])) if steps.any() else 0.0
+        num_steps = self._steps.total()
+        if not num_steps:
+            return 0.0
+        middle = {(num_steps - 1) // 2, num_steps // 2}  # two of an even number: their mean
+        found, passed = [], 0
+        for step in sorted(self._steps):
+            found += [step for place in middle if passed <= place < passed + self._steps[step]]
+            passed += self._steps[step]
+        return sum(found) / len(found) / self._per_second
+
+    @property
+    def longest_step_seconds(self) -> float:
+        """Longest time from one frame to the next; 0 when there is none."""
+        return max(self._steps, default=0) / self._per_second
 
     def count_gaps(self) -> int:
         """Steps longer than 1.6 times the median one."""
         limit = 1.6 * self.median_step_seconds
-        return int(np.count_nonzero(np.asarray(self.steps_seconds) > limit)) if limit else 0
+        return sum(count for step, count in self._steps.items() if step / self._per_second > limit)
 
     def _accept(self, time: int) -> float:
-        if self.num_frames:
-            self.steps_seconds.append((time - self._latest) / self._per_second)
+        if self.num_frames and time > self._latest:
+            self._steps[time - self._latest] += 1
         self._latest = time
         self.num_frames += 1
         return time / self._per_second

@@ -1,7 +1,6 @@
 """One pass over a video file: every frame in order, by one thread, and a verdict at the end."""
 
 import os
-from array import array
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -16,6 +15,7 @@ from pipeline.video.clock import Clock
 from pipeline.video.limits import Limits
 from pipeline.video.orientation import Orientation, read_orientation
 from pipeline.video.packets import PacketReader
+from pipeline.video.sampling import last_frame_duration
 from pipeline.video.source import OUT_OF_MEMORY, Source, check_size, one_line, open_source, read_state
 from pipeline.video.verdict import Findings, Verdict, judge
 
@@ -51,14 +51,10 @@ class Decoder:
         self.orientation = Orientation()
         self.verdict: Verdict | None = None
 
-    @property
-    def steps_seconds(self) -> "array[float]":
-        """Times from each frame to the next."""
-        return self._clock.steps_seconds
-
-    def own_duration_seconds(self, picture: VideoFrame) -> float | None:
-        """How long a picture says itself that it lasts; None when it does not."""
-        return float(picture.duration * self._time_base) if picture.duration else None
+    def last_frame_duration(self, picture: VideoFrame, fps: float) -> float:
+        """How long the last picture lasts, in seconds; see `pipeline.video.sampling`."""
+        own = float(picture.duration * self._time_base) if picture.duration else None
+        return last_frame_duration(own, self._clock.median_step_seconds, self._clock.longest_step_seconds, fps)
 
     def __iter__(self) -> Iterator[DecodedFrame]:
         self._found = Findings(pixel_limit=self._limits.pixels_per_frame)

@@ -225,9 +225,7 @@ class FrameStore:
 
 def _parse(values: dict[str, Any]) -> _Record:
     info = dict(values["info"])
-    verdict = dict(info["verdict"])
-    verdict["notes"] = tuple(verdict["notes"])
-    info["verdict"] = Verdict(**verdict)
+    info["verdict"] = Verdict.from_json(info["verdict"])
     return _Record(**{**values, "info": StoredInfo(**info)})
 
 

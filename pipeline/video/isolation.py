@@ -25,7 +25,7 @@ from pipeline.video.header import VideoHeader
 from pipeline.video.limits import Limits
 from pipeline.video.reader import Frame, check_grid
 from pipeline.video.sharedframes import FrameReceiver
-from pipeline.video.verdict import Verdict
+from pipeline.video.verdict import Verdict, known
 from pipeline.video.worker import HEADER, MESSAGE, PICTURE, PROGRESS, READY, SHOWN, VERDICT, memory_in_use
 
 CLOSED = "the pool of decoding processes is closed"
@@ -61,7 +61,7 @@ class DecoderPool:
         except RejectedVideo as error:
             return Verdict.rejected(str(error), error.is_transient)
         assert kind == VERDICT
-        return _verdict(payload)
+        return Verdict.from_json(json.loads(payload))
 
     def header(self, path: str | os.PathLike[str]) -> VideoHeader:
         """The same as read_header(path). Raises RejectedVideo."""
@@ -70,7 +70,7 @@ class DecoderPool:
             kind, payload = child.answer()
         if kind == HEADER:
             return VideoHeader(**json.loads(payload))
-        verdict = _verdict(payload)
+        verdict = Verdict.from_json(json.loads(payload))
         raise RejectedVideo(verdict.reason, verdict.is_transient)
 
     def close(self) -> None:
@@ -102,13 +102,37 @@ class DecoderPool:
             child.kill()
             child = None
         child = child or self._start()
+        with self._watched(child):
+            child.begin()
+            yield child
+        self._give_back(child)
+
+    def _start(self) -> "_Child":
+        """A child that is ready. One that something kills while it starts is no fault of a file; it is tried again."""
+        num_failed = 0
+        while True:
+            child = _Child(self._limits)
+            try:
+                with self._watched(child):
+                    child.wait_until_ready()
+            except RejectedVideo as error:
+                num_failed += 1
+                if num_failed == MAX_STARTS:
+                    raise VideoError(
+                        f"no decoding process can be started ({error}); see above, or `lrcn doctor`"
+                    ) from None
+            else:
+                return child
+
+    @contextmanager
+    def _watched(self, child: "_Child") -> Iterator[None]:
+        """Let `close` end a child meanwhile. After anything but a regular end it is killed."""
         try:
             with self._lock:
                 self._busy.add(child)
                 if self._closed.is_set():
                     child.stop()
-            child.begin()
-            yield child
+            yield
         except BaseException as error:
             child.kill()
             if self._closed.is_set() and isinstance(error, VideoError):  # its end is no fault of the file
@@ -117,33 +141,6 @@ class DecoderPool:
         finally:
             with self._lock:
                 self._busy.discard(child)
-        self._give_back(child)
-
-    def _start(self) -> "_Child":
-        """A child that is ready. One that something kills while it starts is no fault of a file; it is tried again."""
-        for attempt in range(1, MAX_STARTS + 1):
-            child = _Child(self._limits)
-            try:
-                with self._lock:
-                    self._busy.add(child)
-                child.wait_until_ready()
-            except RejectedVideo as error:
-                child.kill()
-                if attempt == MAX_STARTS and not self._closed.is_set():
-                    raise VideoError(
-                        f"no decoding process can be started ({error}); see above, or `lrcn doctor`"
-                    ) from None
-                if self._closed.is_set():
-                    raise RuntimeError(CLOSED) from None
-            except BaseException:
-                child.kill()
-                raise
-            else:
-                return child
-            finally:
-                with self._lock:
-                    self._busy.discard(child)
-        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _give_back(self, child: "_Child") -> None:
         with self._lock:
@@ -164,9 +161,7 @@ class IsolatedReader:
     @property
     def verdict(self) -> Verdict:
         """The verdict on the file. Raises RuntimeError before `frames` has come to its end, or to RejectedVideo."""
-        if self._verdict is None:
-            raise RuntimeError("the verdict on a video is known when all its frames have been read, not before")
-        return self._verdict
+        return known(self._verdict)
 
     def frames(self, fps: float, short_side: int) -> Iterator[Frame]:
         """As VideoReader.frames. A child that dies, hangs or asks for too much ends the file with RejectedVideo."""
@@ -185,7 +180,7 @@ class IsolatedReader:
         except RejectedVideo as error:
             self._verdict = Verdict.rejected(str(error), error.is_transient)
             raise
-        self._verdict = _verdict(answer[1])
+        self._verdict = Verdict.from_json(json.loads(answer[1]))
         if self._verdict.status == "rejected":
             raise RejectedVideo(self._verdict.reason, self._verdict.is_transient)
 
@@ -324,11 +319,6 @@ class _Child:
 def absolute(path: str | os.PathLike[str]) -> str:
     """The path from the root, links left as they are."""
     return os.path.abspath(path)  # noqa: PTH100 - Path.resolve would follow links, and so change the name
-
-
-def _verdict(payload: bytes) -> Verdict:
-    values = json.loads(payload)
-    return Verdict(**{**values, "notes": tuple(values["notes"])})
 
 
 def _environment() -> dict[str, str]:

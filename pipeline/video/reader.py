@@ -11,9 +11,9 @@ from pipeline.video.decode import DecodedFrame, Decoder
 from pipeline.video.header import VideoHeader, read_header
 from pipeline.video.i420 import I420, i420_to_rgb
 from pipeline.video.limits import Limits
-from pipeline.video.sampling import TimeGrid, last_frame_duration
+from pipeline.video.sampling import TimeGrid
 from pipeline.video.source import one_line
-from pipeline.video.verdict import Verdict
+from pipeline.video.verdict import Verdict, known
 
 __all__ = [
     "Frame",
@@ -67,9 +67,7 @@ class VideoReader:
     @property
     def verdict(self) -> Verdict:
         """The verdict on the file. Raises RuntimeError before `frames` has come to its end, or to RejectedVideo."""
-        if self._decoder.verdict is None:
-            raise RuntimeError("the verdict on a video is known when all its frames have been read, not before")
-        return self._decoder.verdict
+        return known(self._decoder.verdict)
 
     def frames(self, fps: float, short_side: int) -> Iterator[Frame]:
         """Decode the file from start to end in one thread; only the frames on the grid are converted.
@@ -109,9 +107,7 @@ class VideoReader:
             waiting = frame
         assert converter is not None  # the decoder raises RejectedVideo when there is no frame
         assert waiting is not None
-        own_seconds = self._decoder.own_duration_seconds(waiting.picture)
-        duration = last_frame_duration(own_seconds, self._decoder.steps_seconds, fps)
-        covered = grid.finish(waiting.time_seconds + duration)
+        covered = grid.finish(waiting.time_seconds + self._decoder.last_frame_duration(waiting.picture, fps))
         yield self._convert(waiting, covered, converter, early) if covered else None
 
     def _convert(self, frame: DecodedFrame, covered: range, converter: Converter, early: I420 | None) -> Shown:

@@ -72,18 +72,17 @@ class TimeGrid:
         return covered
 
 
-def last_frame_duration(own_seconds: float | None, steps_seconds: Sequence[float], fps: float) -> float:
+def last_frame_duration(own_seconds: float | None, median_step: float, longest_step: float, fps: float) -> float:
     """How long the last frame lasts: as long as it says itself, else the median step between frames, else 1 / fps.
 
-    steps_seconds: times from each frame to the next; those of 0 are left out. A duration of more than ten times the
-    longest step is not believed: no later frame bears it out, and it may be as wrong as anything in a broken header.
+    median_step, longest_step: of the times in seconds from each frame to the next, 0 when there is none. A duration of
+    more than ten times the longest step is not believed: no later frame bears it out, and it may be as wrong as
+    anything in a broken header.
     """
-    steps = np.asarray(steps_seconds)
-    steps = steps[steps > 0]
-    longest = min(10 * float(steps.max()), LONGEST_STEP_SECONDS) if len(steps) else LONGEST_STEP_SECONDS
+    longest = min(10 * longest_step, LONGEST_STEP_SECONDS) if longest_step else LONGEST_STEP_SECONDS
     if own_seconds is not None and 0 < own_seconds <= longest:
         return own_seconds
-    return float(np.median(steps)) if len(steps) else 1 / fps
+    return median_step or 1 / fps
 
 
 def frames_on_grid(times_seconds: Sequence[float], fps: float, end_seconds: float) -> list[int]:

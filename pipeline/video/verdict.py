@@ -1,7 +1,8 @@
 """The verdict on a video file, and the rules by which the counts of one decoding pass become one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.video.limits import Limits
 
@@ -46,6 +47,18 @@ class Verdict:
     def rejected(cls, reason: str, is_transient: bool = False) -> "Verdict":
         """The verdict on a file from which nothing can be used, and of which nothing is known."""
         return cls("rejected", reason, is_transient=is_transient)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Verdict":
+        """The verdict whose `asdict` went through JSON, where tuples become lists."""
+        return cls(**{**values, "notes": tuple(values["notes"])})
+
+
+def known(verdict: Verdict | None) -> Verdict:
+    """The verdict of a reader, once it has one. Raises RuntimeError before."""
+    if verdict is None:
+        raise RuntimeError("the verdict on a video is known when all its frames have been read, not before")
+    return verdict
 
 
 @dataclass

@@ -10,7 +10,7 @@ import av
 import numpy as np
 
 from tests.faults.case import COUNT, SIZE, Fault, box, changed, patched, video
-from tests.videos import draw, write
+from tests.videos import add_cover, draw, write
 
 os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder describes itself in twenty lines otherwise
 Make = Callable[[Path], object]
@@ -53,18 +53,10 @@ def joined(first: Make, second: Make) -> Make:
 
 def covered(path: Path) -> None:
     """A video with a cover picture of a larger size beside it."""
-    write(path.with_name("cover.jpeg"), 1, codec="mjpeg", pixel_format="yuvj420p", format="image2pipe", size=(320, 240))
-    packet = av.Packet(path.with_name("cover.jpeg").read_bytes())
-    path.with_name("cover.jpeg").unlink()
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"qp": "4"})
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-        art = container.add_stream("mjpeg", rate=1)
-        art.width, art.height, art.pix_fmt = 320, 240, "yuvj420p"
-        art.disposition = av.stream.Disposition.attached_pic
-        packet.stream, packet.time_base, packet.pts, packet.dts = art, Fraction(1, 90000), 0, 0
-        container.start_encoding()
-        container.mux(packet)
+        add_cover(container, path.with_name("cover.jpeg"), size=(320, 240))
         for number in range(COUNT):
             frame = av.VideoFrame.from_ndarray(draw(number, *SIZE), format="rgb24").reformat(format="yuv420p")
             frame.pts, frame.time_base = number, Fraction(1, 25)

@@ -10,7 +10,7 @@ import av
 import numpy as np
 
 from tests.faults.case import Fault, box, changed, flipped, holding, patched, video
-from tests.videos import write
+from tests.videos import add_cover, write
 
 FASTSTART = {"movflags": "faststart"}
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n"
@@ -38,15 +38,7 @@ def sound(path: Path, *, cover: bool = False, format: str = "mp4") -> None:
     with av.open(str(path), "w", format=format) as container:
         track = container.add_stream("pcm_s16le" if format == "wav" else "aac", rate=48000, layout="mono")
         if cover:
-            write(path.with_name("cover.jpeg"), 1, codec="mjpeg", pixel_format="yuvj420p", format="image2pipe")
-            packet = av.Packet(path.with_name("cover.jpeg").read_bytes())
-            path.with_name("cover.jpeg").unlink()
-            art = container.add_stream("mjpeg", rate=1)
-            art.width, art.height, art.pix_fmt = 64, 48, "yuvj420p"
-            art.disposition = av.stream.Disposition.attached_pic
-            packet.stream, packet.time_base, packet.pts, packet.dts = art, Fraction(1, 90000), 0, 0
-            container.start_encoding()
-            container.mux(packet)
+            add_cover(container, path.with_name("cover.jpeg"))
         kind = np.int16 if format == "wav" else np.float32
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 48000), kind), "s16" if format == "wav" else "fltp", "mono")
         silence.sample_rate, silence.pts, silence.time_base = 48000, 0, Fraction(1, 48000)

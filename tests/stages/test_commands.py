@@ -134,6 +134,21 @@ def test_predict_without_a_model_or_input_cannot_run(folder, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
+def test_impossible_limits_are_found_before_anything_else(tmp_path, capsys):
+    out = str(tmp_path / "out")
+    for command in (
+        ["check"],
+        ["predict", "--model", "none", "--out", out],
+        ["extract", "--backbone", "none", "--fps", "5", "--out", out],
+    ):
+        assert cli.main([*command, "nowhere", "--max-memory", "0"]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert "limits.memory_bytes is 0" in printed.err
+        assert "see --max-seconds and --max-memory" in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_check_says_what_each_file_is(folder, bad_files, capsys):
     assert cli.main(["check", str(folder), "--json"]) == 1
     rows = {Path(row["path"]).name: row for row in map(json.loads, capsys.readouterr().out.splitlines())}

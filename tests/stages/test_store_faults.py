@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from pipeline import cli
 from pipeline.files import LOCK_NAME, locked
-from tests.conftest import ROOT, run_unprivileged
+from tests.conftest import ROOT, decoding_children, run_unprivileged
 from tests.stages.store_writers import (
     ENTRIES,
     read_until_stopped,
@@ -109,11 +108,6 @@ def wait_until(reached: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def decoders(pid: int) -> list[psutil.Process]:
-    children = psutil.Process(pid).children()
-    return [child for child in children if "pipeline.video.worker" in child.cmdline()]
-
-
 def kill_when(command: list[str], reached: Callable[[], bool]) -> None:
     """Start a stage, and kill -9 it when a condition holds; its own children must end by themselves."""
     stage = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
@@ -202,7 +196,7 @@ def test_decoding_stops_within_5_seconds_and_what_is_there_is_valid(toy, number)
     shutil.rmtree(FRAMES)
     with subprocess.Popen(DECODE, stderr=subprocess.PIPE, text=True) as stage:
         wait_until(lambda: len(list(FRAMES.glob("*.json"))) >= 5)
-        for child in decoders(stage.pid):
+        for child in decoding_children(stage.pid):
             child.suspend()
         time.sleep(0.2)  # what had come from them is dealt with
         begin = time.monotonic()
@@ -222,8 +216,8 @@ def test_decoding_stops_within_5_seconds_and_what_is_there_is_valid(toy, number)
 def test_every_command_stops_while_it_waits_for_decoding(toy, command):
     """Mutants, by hand: with `in_threads`, or the extractor, waiting for its threads this takes a minute."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
-        wait_until(lambda: len(decoders(running.pid)) > 0)
-        for child in decoders(running.pid):
+        wait_until(lambda: len(decoding_children(running.pid)) > 0)
+        for child in decoding_children(running.pid):
             child.suspend()
         time.sleep(0.5)  # by now the main thread waits
         begin = time.monotonic()

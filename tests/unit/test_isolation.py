@@ -16,6 +16,7 @@ from pipeline.errors import RejectedVideo, VideoError
 from pipeline.video.isolation import DecoderPool
 from pipeline.video.limits import Limits
 from pipeline.video.reader import Frame, Verdict, VideoReader, check_file, read_header
+from tests.conftest import decoding_children
 
 IMPATIENT = Limits(seconds_without_progress=0.4)
 
@@ -30,14 +31,6 @@ def plain(frames: Any) -> list[tuple[float, float, bytes]]:
     return [(frame.time_seconds, frame.pts_seconds, frame.i420.tobytes()) for frame in frames]
 
 
-def children() -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process().children()
-        if any("pipeline.video.worker" in part for part in child.cmdline())
-    ]
-
-
 def long_video(videos: Any, folder: Path) -> Path:
     """More frames than a pipe holds, so that its child is still at work when the first one has come."""
     return videos.write(folder / "long.mp4", 120, size=(320, 240))
@@ -47,7 +40,7 @@ def started(decoders: DecoderPool, path: Path, before: list[psutil.Process]) -> 
     """A reader's iterator after its first frame, and the child that it holds."""
     frames = decoders.reader(path).frames(25, 240)
     first = next(frames)
-    (child,) = [child for child in children() if child not in before]
+    (child,) = [child for child in decoding_children() if child not in before]
     return frames, child, first
 
 
@@ -87,11 +80,11 @@ def test_bad_arguments_and_early_questions(pool: DecoderPool, tmp_path: Path, vi
 
 def test_children_are_used_again(tmp_path: Path, videos: Any) -> None:
     path = videos.write(tmp_path / "a.mp4", 5)
-    before = children()
+    before = decoding_children()
     with DecoderPool() as decoders:
         for _ in range(3):
             list(decoders.reader(path).frames(25, 48))
-        (child,) = [child for child in children() if child not in before]
+        (child,) = [child for child in decoding_children() if child not in before]
     assert not child.is_running()
     with pytest.raises(RuntimeError, match="closed"):
         decoders.check(path)
@@ -100,7 +93,7 @@ def test_children_are_used_again(tmp_path: Path, videos: Any) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV])
 def test_a_child_that_dies_costs_its_file_only(tmp_path: Path, videos: Any, number: signal.Signals) -> None:
     """With the reader called in this process instead, the signal ends the test run itself."""
-    path, before = long_video(videos, tmp_path), children()
+    path, before = long_video(videos, tmp_path), decoding_children()
     with DecoderPool() as decoders:
         frames, child, _ = started(decoders, path, before)
         os.kill(child.pid, number)
@@ -112,7 +105,7 @@ def test_a_child_that_dies_costs_its_file_only(tmp_path: Path, videos: Any, numb
 
 def test_a_child_that_hangs_is_killed(tmp_path: Path, videos: Any) -> None:
     """Without the poll before each read, this test waits for ever."""
-    path, before = long_video(videos, tmp_path), children()
+    path, before = long_video(videos, tmp_path), decoding_children()
     with DecoderPool(IMPATIENT) as decoders:
         frames, child, _ = started(decoders, path, before)
         child.suspend()
@@ -124,7 +117,7 @@ def test_a_child_that_hangs_is_killed(tmp_path: Path, videos: Any) -> None:
 
 
 def test_time_for_one_file_is_limited(tmp_path: Path, videos: Any) -> None:
-    path, before = long_video(videos, tmp_path), children()
+    path, before = long_video(videos, tmp_path), decoding_children()
     with DecoderPool(Limits(seconds_per_file=0.5)) as decoders:
         frames, child, _ = started(decoders, path, before)
         child.suspend()
@@ -163,10 +156,10 @@ def test_pixels_are_limited(tmp_path: Path, videos: Any) -> None:
 
 
 def test_a_child_that_dies_between_two_files_costs_none(tmp_path: Path, videos: Any) -> None:
-    path, before = videos.write(tmp_path / "a.mp4", 3), children()
+    path, before = videos.write(tmp_path / "a.mp4", 3), decoding_children()
     with DecoderPool() as decoders:
         assert decoders.check(path).status == "ok"
-        (child,) = [child for child in children() if child not in before]
+        (child,) = [child for child in decoding_children() if child not in before]
         child.kill()
         child.wait()
         assert decoders.check(path).status == "ok"
@@ -174,7 +167,7 @@ def test_a_child_that_dies_between_two_files_costs_none(tmp_path: Path, videos: 
 
 def test_a_child_that_dies_while_it_starts_costs_nothing(tmp_path: Path, videos: Any) -> None:
     """Without another attempt, whatever kills a child at that moment ends the run: three in a row do."""
-    path, before, victims = videos.write(tmp_path / "a.mp4", 3), children(), []
+    path, before, victims = videos.write(tmp_path / "a.mp4", 3), decoding_children(), []
 
     def kill_two() -> None:
         deadline = time.monotonic() + 20
@@ -195,7 +188,7 @@ def test_a_child_that_dies_while_it_starts_costs_nothing(tmp_path: Path, videos:
 
 
 def test_an_abandoned_file_leaves_no_child(tmp_path: Path, videos: Any) -> None:
-    path, before = long_video(videos, tmp_path), children()
+    path, before = long_video(videos, tmp_path), decoding_children()
     with DecoderPool() as decoders:
         frames, child, _ = started(decoders, path, before)
         frames.close()
