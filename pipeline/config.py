@@ -81,6 +81,7 @@ class Train(_Section):
     smoothing: weight of the frame task's smoothing loss. schedule: of the learning rate; `step` divides it by 10 every
     `step_epochs`. balance: rare classes count more in the loss, or are drawn more often. chunk_frames: truncated
     back-propagation of the frame task, 0 = whole recordings. patience: epochs without a better validation loss.
+    memory_steps: timesteps over which gates remember before anything is learned, 0 = PyTorch's own weights.
     """
 
     cell: Literal["lstm", "gru", "rnn"] = "lstm"
@@ -91,6 +92,7 @@ class Train(_Section):
     input_dropout: Fraction = 0.0
     dropout: Fraction = 0.5
     head: Literal["mean", "last", "ramp", "attention"] = "mean"
+    memory_steps: Annotated[int, Field(ge=0)] = 0
     smoothing: Annotated[float, Field(ge=0)] = 0.0
     epochs: Positive = 50
     batch_size: Positive = 24

@@ -7,9 +7,9 @@
 Folder + video = prediction, offline. The same folder is what MLflow logs.
 """
 
-import hashlib
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,10 +22,13 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.errors import ModelError, ViewMismatch
 from pipeline.features.store import VideoFeatures
-from pipeline.models.recurrent import RecurrentClassifier, clip_probabilities
+from pipeline.files import content_hash
+from pipeline.models.recurrent import RecurrentClassifier, Steps
+from pipeline.models.streaming import Stream
 from pipeline.view import View
 
-MODEL_FORMAT = 1
+MODEL_FORMAT = 2
+CLIPS_AT_A_TIME = 64
 FILES = ("model.safetensors", "backbone.safetensors")
 
 
@@ -33,14 +36,13 @@ FILES = ("model.safetensors", "backbone.safetensors")
 class ModelSpec:
     """Everything about a model but its weights.
 
-    architecture: keyword arguments of RecurrentClassifier. background: name of the frame task's background class.
+    architecture: keyword arguments of RecurrentClassifier, the head among them. background: name of the frame task's background class.
     backbone: name of the CNN in backbone.safetensors. features_key: identity of the features it was trained on.
     """
 
     task: Literal["clip", "frame"]
     classes: tuple[str, ...]
     background: str | None
-    head: Literal["mean", "last"]
     architecture: dict[str, Any]
     view: View
     backbone: str
@@ -94,20 +96,44 @@ class Model:
         """
         if self.task == "clip":
             return np.asarray(self.predict_clips(features).mean(axis=0))
-        steps = self._steps(features)
-        with torch.inference_mode():
-            logits, _ = self.network(steps[None])
-        return np.asarray(logits[0].float().softmax(dim=-1).cpu())
+        return self.step_probabilities(features)
 
     def predict_clips(self, features: np.ndarray) -> np.ndarray:
         """Class probabilities (clips, K) float32 of each clip that the view cuts out of a video's (T, D) features."""
+        return np.concatenate([self.network.clip_probabilities(part).cpu() for _, part in self._clips(features)])
+
+    def time_weights(self, features: np.ndarray) -> np.ndarray:
+        """What each timestep of (T, D) features counts in a clip model's answer, (T,) float32; they add up to 1.
+
+        Over several clips the mean. Where the head is `attention`, this is where the network looks.
+        """
+        total, num_clips = np.zeros(len(features), np.float32), 0
+        for starts, part in self._clips(features):
+            for start, weights in zip(starts, np.asarray(part.weights.cpu()), strict=True):
+                total[start : start + len(weights)] += weights
+            num_clips += len(starts)
+        return total / np.float32(num_clips)
+
+    def step_probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Class probabilities (T, K) float32 of each timestep of (T, D) features, read as one sequence."""
+        with torch.inference_mode():
+            logits, _ = self.network(self._steps(features)[None])
+        return np.asarray(logits[0].float().softmax(dim=-1).cpu())
+
+    def stream(self) -> Stream:
+        """Follow a video as it comes; raises ModelError when the network cannot."""
+        return Stream(self.network, self.spec.task)
+
+    def _clips(self, features: np.ndarray) -> Iterator[tuple[list[int], Steps]]:
+        """The view's clips of a video, some at a time: the timesteps they begin at, and the network's answer."""
         steps = self._steps(features)
         starts = self.spec.view.clip_starts(len(steps))
         size = min(self.spec.view.clip_frames or len(steps), len(steps))
-        with torch.inference_mode():
-            logits, _ = self.network(torch.stack([steps[start : start + size] for start in starts]))
-        lengths = torch.full((len(starts),), size)
-        return np.asarray(clip_probabilities(logits.float(), lengths, self.spec.head).cpu())
+        for first in range(0, len(starts), CLIPS_AT_A_TIME):
+            some = starts[first : first + CLIPS_AT_A_TIME]
+            with torch.inference_mode():
+                clips = torch.stack([steps[start : start + size] for start in some])
+                yield some, self.network.steps(clips, torch.full((len(some),), size))
 
     def _steps(self, features: np.ndarray) -> torch.Tensor:
         expected = self.spec.architecture["feature_size"]
@@ -130,7 +156,7 @@ def save_model(folder: Path, model: Model, backbone_file: Path) -> None:
             "format": MODEL_FORMAT,
             **asdict(model.spec),
             "classes": list(model.spec.classes),
-            "files": {name: _sha256(temporary / name) for name in FILES},
+            "files": {name: content_hash(temporary / name) for name in FILES},
         }
         (temporary / "model.yaml").write_text(
             yaml.safe_dump(text, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8"
@@ -164,7 +190,7 @@ def load_model(folder: Path | str, device: str = "cpu") -> Model:
     for name in FILES:
         if not (folder / name).is_file():
             raise ModelError(f"{folder}: {name} is missing; copy the whole folder")
-        if _sha256(folder / name) != hashes.get(name):
+        if content_hash(folder / name) != hashes.get(name):
             raise ModelError(
                 f"{folder / name}: its SHA-256 is not the one in model.yaml: the file is damaged or was exchanged"
             )
@@ -174,8 +200,3 @@ def load_model(folder: Path | str, device: str = "cpu") -> Model:
     except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
         raise ModelError(f"{folder / FILES[0]}: does not fit the architecture in model.yaml ({error})") from error
     return Model(spec, network.to(device), folder)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

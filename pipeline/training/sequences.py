@@ -1,15 +1,19 @@
-"""All features of a split as one packed tensor on the device, and the batches cut from it.
+"""The features of a split as one packed tensor, and the batches cut from it.
 
-An LSTM step on resident features takes a millisecond; a data loader would cost more than the network.
+An LSTM step on resident features takes a millisecond; a data loader would cost more than the network. The packed tensor
+lies on the device when it takes at most half of its free memory, else in main memory, from which batches are copied; a
+set that is larger than half of the free main memory lies in a temporary file, mapped into memory.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from pipeline.data.labels import IGNORED
 
@@ -18,24 +22,39 @@ from pipeline.data.labels import IGNORED
 class Sequences:
     """The videos of one split, packed one after the other.
 
-    features: (sum of T, D) float32. labels: (sum of T,) int64, a class at every timestep (a clip's label is repeated:
-    LRCN takes the loss at each step). offsets: (N + 1,) int64, where each video begins; the last is the end.
+    features: (sum of T, C, D) float16 or float32, C crops of each frame. labels: (sum of T,) int64 on the device, a
+    class at every timestep (a clip's label is repeated: LRCN takes the loss at each step). offsets: (N + 1,) int64 on
+    the CPU, where each video begins; the last is the end. device: where batches go.
     """
 
     features: Tensor
     labels: Tensor
     offsets: Tensor
+    device: torch.device
 
     @staticmethod
-    def pack(features: Sequence[np.ndarray], labels: Sequence[np.ndarray], device: torch.device) -> "Sequences":
-        """Pack N videos: features (T, D) any float, labels (T,) int each; raises ValueError where lengths differ."""
-        for values, steps in zip(features, labels, strict=True):
-            if len(values) != len(steps):
-                raise ValueError(f"{len(values)} feature rows but {len(steps)} labels")
+    def pack(features: Iterable[np.ndarray], labels: Sequence[np.ndarray], device: torch.device) -> "Sequences":
+        """Pack N videos: features (T, D) or (T, C, D) float, read one by one, and labels (T,) int.
+
+        Raises ValueError where the lengths of a video's features and labels differ.
+        """
+        offsets = np.cumsum([0, *(len(steps) for steps in labels)])
+        packed = np.empty(0, np.float32)
+        for number, values in enumerate(features):
+            if len(values) != len(labels[number]):
+                raise ValueError(f"{len(values)} feature rows but {len(labels[number])} labels")
+            if not packed.size:
+                packed = _room((int(offsets[-1]), *(values.shape[1:] if values.ndim == 3 else (1, values.shape[1]))),
+                               np.dtype(np.float16 if values.dtype == np.float16 else np.float32))  # fmt: skip
+            packed[offsets[number] : offsets[number + 1]] = values.reshape(len(values), *packed.shape[1:])
+        tensor = torch.from_numpy(packed)
+        if device.type == "cuda" and 2 * packed.nbytes <= torch.cuda.mem_get_info(device)[0]:
+            tensor = tensor.to(device)
         return Sequences(
-            torch.from_numpy(np.concatenate(features).astype(np.float32)).to(device),
+            tensor,
             torch.from_numpy(np.concatenate(labels).astype(np.int64)).to(device),
-            torch.from_numpy(np.cumsum([0, *(len(values) for values in features)])),
+            torch.from_numpy(offsets),
+            device,
         )
 
     def __len__(self) -> int:
@@ -46,39 +65,172 @@ class Sequences:
         """Timesteps of each video, (N,) int64."""
         return self.offsets.diff()
 
+    @property
+    def num_crops(self) -> int:
+        """Crops of each frame."""
+        return self.features.shape[1]
+
+    def videos(self) -> Iterable[Tensor]:
+        """Features (T, D) float32 of each video's first crop."""
+        for begin, end in zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True):
+            yield self.features[begin:end, 0].to(self.device).float()
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A stretch of timesteps of each of B videos; all (B,) int64 on the CPU.
+
+    lanes: place in the batch. A recording that is read in chunks keeps its lane; of several processes each has lanes.
+    """
+
+    videos: Tensor
+    starts: Tensor
+    lengths: Tensor
+    crops: Tensor
+    lanes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def take(self, rows: Tensor) -> "Windows":
+        """Some of them."""
+        return Windows(
+            self.videos[rows], self.starts[rows], self.lengths[rows], self.crops[rows], self.lanes[rows]
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded videos: features (B, T, D) float32, labels (B, T) int64 (IGNORED beyond a video's end), lengths (B,)."""
+    """Padded windows: features (B, T, D) float32, labels (B, T) int64 (IGNORED beyond a window's end), lengths (B,)."""
 
     features: Tensor
     labels: Tensor
     lengths: Tensor
 
 
-def gather(sequences: Sequences, videos: Tensor, starts: Tensor, lengths: Tensor) -> Batch:
-    """Cut one window out of each video: `starts` and `lengths` in timesteps, one per entry of `videos`."""
-    begins = (sequences.offsets[videos] + starts).tolist()
-    ends = (sequences.offsets[videos] + starts + lengths).tolist()
-    return Batch(
-        pad_sequence([sequences.features[a:b] for a, b in zip(begins, ends, strict=True)], batch_first=True),
-        pad_sequence(
-            [sequences.labels[a:b] for a, b in zip(begins, ends, strict=True)], batch_first=True, padding_value=IGNORED
-        ),
-        lengths,
-    )
+def gather(sequences: Sequences, windows: Windows) -> Batch:
+    """Cut windows out of the packed tensor."""
+    steps, valid = _places(sequences, windows)
+    crops = windows.crops[:, None].expand_as(steps)
+    source = sequences.features.device
+    features = sequences.features[steps.to(source), crops.to(source)].to(sequences.device, non_blocking=True).float()
+    return Batch(features, gather_labels(sequences, windows), windows.lengths)
 
 
-def training_batches(
-    sequences: Sequences, *, batch_size: int, clip_frames: int, generator: torch.Generator
-) -> Iterator[Batch]:
-    """One epoch in random order; of a video longer than `clip_frames` (if not 0) a random window of that length.
+def gather_labels(sequences: Sequences, windows: Windows) -> Tensor:
+    """The labels of windows alone, (B, T) int64, IGNORED beyond a window's end."""
+    steps, valid = _places(sequences, windows)
+    return sequences.labels[steps.to(sequences.device)].masked_fill(~valid.to(sequences.device), IGNORED)
 
-    LRCN trains on a random 16-frame window of each video (Donahue et al. 2015, section 4.1).
+
+def draw_order(weights: Tensor | None, num_videos: int, generator: torch.Generator) -> Tensor:
+    """Videos of one epoch, (N,) int64: each once in random order; with weights (N,), N draws in their proportion."""
+    if weights is None:
+        return torch.randperm(num_videos, generator=generator)
+    return torch.multinomial(weights, num_videos, replacement=True, generator=generator)
+
+
+def plan_clips(
+    sequences: Sequences, order: Tensor, *, batch_size: int, clip_frames: int, generator: torch.Generator
+) -> list[Windows]:
+    """One epoch of clips: of a video longer than `clip_frames` (if not 0) a random window of that length.
+
+    LRCN trains on a random 16-frame window of each video, one crop for all its frames (Donahue et al. 2015, 4.1).
     """
-    order = torch.randperm(len(sequences), generator=generator)
-    lengths = sequences.lengths.clamp_max(clip_frames) if clip_frames else sequences.lengths
-    room = sequences.lengths - lengths
-    starts = (torch.rand(len(sequences), generator=generator) * (room + 1)).long().clamp_max(room)
-    for videos in torch.split(order, batch_size):
-        yield gather(sequences, videos, starts[videos], lengths[videos])
+    lengths = sequences.lengths[order]
+    sizes = lengths.clamp_max(clip_frames) if clip_frames else lengths
+    room = lengths - sizes
+    starts = (torch.rand(len(order), generator=generator) * (room + 1)).long().clamp_max(room)
+    crops = torch.randint(sequences.num_crops, (len(order),), generator=generator)
+    epoch = Windows(order, starts, sizes, crops, torch.arange(len(order)) % batch_size)
+    return [epoch.take(rows) for rows in torch.arange(len(order)).split(batch_size)]
+
+
+def plan_chunks(
+    sequences: Sequences, order: Tensor, *, batch_size: int, chunk_frames: int, generator: torch.Generator
+) -> list[Windows]:
+    """One epoch of recordings in chunks of `chunk_frames`, `batch_size` recordings side by side.
+
+    Each lane goes through one recording chunk by chunk, then through the next one that nobody has begun; so a batch
+    holds one chunk a lane, and its memory does not depend on the length of the recordings.
+    """
+    waiting = order.flip(0).tolist()
+    crop_of = torch.randint(sequences.num_crops, (len(order),), generator=generator).flip(0).tolist()
+    lengths = sequences.lengths.tolist()
+    lanes: list[tuple[int, int, int] | None] = [None] * batch_size  # video, crop, first step not read yet
+    plan = []
+    while True:
+        rows = []
+        for lane, place in enumerate(lanes):
+            if place is None and waiting:
+                place = waiting.pop(), crop_of.pop(), 0
+            if place is not None:
+                video, crop, start = place
+                size = min(chunk_frames, lengths[video] - start)
+                rows.append((video, start, size, crop, lane))
+                place = (video, crop, start + size) if start + size < lengths[video] else None
+            lanes[lane] = place
+        if not rows:
+            return plan
+        plan.append(Windows(*torch.tensor(rows).unbind(dim=1)))
+
+
+def plan_whole(
+    sequences: Sequences, clip_starts: Sequence[Sequence[int]], clip_frames: int, most_steps: int
+) -> list[Windows]:
+    """Every window of every video and crop once, as in prediction, in batches of at most `most_steps` padded steps.
+
+    clip_starts: first timesteps of each video's windows. clip_frames: their length, 0 = the whole video. A window that
+    is longer than `most_steps` is a batch by itself.
+    """
+    rows = []
+    for video, (starts, length) in enumerate(zip(clip_starts, sequences.lengths.tolist(), strict=True)):
+        size = min(clip_frames or length, length)
+        rows += [(video, start, size, crop, 0) for start in starts for crop in range(sequences.num_crops)]
+    rows.sort(key=lambda row: row[2])  # windows of a like length side by side: little padding
+    plan, begin = [], 0
+    while begin < len(rows):
+        end = begin + 1
+        while end < len(rows) and rows[end][2] * (end + 1 - begin) <= most_steps:
+            end += 1
+        plan.append(Windows(*torch.tensor(rows[begin:end]).unbind(dim=1)))
+        begin = end
+    return plan
+
+
+def class_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """Weight of each class, (K,) float32: inverse to its number of labels, 1 on average over the labels; absent: 0."""
+    counts = torch.bincount(labels[labels != IGNORED], minlength=num_classes).float()
+    present = counts > 0
+    weights = torch.where(present, counts.sum() / (present.sum() * counts.clamp_min(1)), 0.0)
+    return weights
+
+
+def video_weights(sequences: Sequences, num_classes: int) -> Tensor:
+    """How often each video is to be drawn, (N,) float32: the mean class weight of its labelled timesteps."""
+    labels = sequences.labels.cpu()
+    by_class = class_weights(labels, num_classes)
+    weights = torch.zeros(len(sequences))
+    for video, (begin, end) in enumerate(
+        zip(sequences.offsets[:-1].tolist(), sequences.offsets[1:].tolist(), strict=True)
+    ):
+        own = labels[begin:end]
+        own = own[own != IGNORED]
+        weights[video] = by_class[own].mean() if len(own) else 0.0
+    return weights
+
+
+def _places(sequences: Sequences, windows: Windows) -> tuple[Tensor, Tensor]:
+    """Rows of the packed tensor (B, T), a window's last one repeated beyond its end, and which of them are valid."""
+    begins = sequences.offsets[windows.videos] + windows.starts
+    steps = torch.arange(int(windows.lengths.max()))[None, :]
+    valid = steps < windows.lengths[:, None]
+    return begins[:, None] + torch.minimum(steps, windows.lengths[:, None] - 1), valid
+
+
+def _room(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array to be filled; in a temporary file when it would take more than half of the free memory."""
+    if 2 * math.prod(shape) * dtype.itemsize <= psutil.virtual_memory().available:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile(prefix="lrcn-features-") as file:
+        return np.memmap(file, dtype, "w+", shape=shape)

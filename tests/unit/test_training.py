@@ -1,4 +1,6 @@
 import dataclasses
+import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -6,15 +8,28 @@ import torch
 
 from pipeline.data.labels import IGNORED
 from pipeline.errors import TrainingError
-from pipeline.models.recurrent import RecurrentClassifier
-from pipeline.training.loop import TrainSettings, step_loss, train, validate, warm_up_cosine
-from pipeline.training.sequences import Batch, Sequences, gather, training_batches
+from pipeline.models.recurrent import RecurrentClassifier, Steps, step_weights
+from pipeline.training import loop
+from pipeline.training.gradients import gradient_by_distance
+from pipeline.training.loop import TrainSettings, batch_loss, loss_denominator, train, validate
+from pipeline.training.sequences import (
+    Batch,
+    Sequences,
+    Windows,
+    class_weights,
+    draw_order,
+    gather,
+    plan_chunks,
+    plan_clips,
+    plan_whole,
+    video_weights,
+)
 from pipeline.view import View
 
 CPU = torch.device("cpu")
 WHOLE = View(fps=10, short_side=96, crop=96)
 SETTINGS = TrainSettings(
-    task="clip", head="mean", epochs=30, batch_size=16, lr=0.01, weight_decay=0.0, clip_norm=5.0,
+    task="clip", epochs=30, batch_size=16, lr=0.01, weight_decay=0.0, clip_norm=5.0,
     chunk_frames=0, patience=30, seed=0,
 )  # fmt: skip
 
@@ -23,6 +38,12 @@ def network(seed: int = 0, **options) -> RecurrentClassifier:
     torch.manual_seed(seed)
     settings = {"hidden_size": 16, "num_layers": 1, "bidirectional": False, "input_dropout": 0.0, "dropout": 0.2}
     return RecurrentClassifier(2, 2, cell="lstm", **{**settings, **options})
+
+
+def windows(rows: list[tuple[int, int, int]]) -> Windows:
+    """Of (video, first step, length)."""
+    videos, starts, lengths = torch.tensor(rows).unbind(dim=1)
+    return Windows(videos, starts, lengths, torch.zeros_like(videos), torch.arange(len(rows)))
 
 
 def ramps(count: int, seed: int) -> Sequences:
@@ -42,11 +63,28 @@ def test_pack_and_gather():
     packed = Sequences.pack(values, [np.array([0, 0, 0]), np.array([1, IGNORED])], CPU)
     assert len(packed) == 2
     assert packed.lengths.tolist() == [3, 2]
-    batch = gather(packed, torch.tensor([1, 0]), torch.tensor([0, 1]), torch.tensor([1, 2]))
-    assert batch.features.tolist() == [[[10, 11], [0, 0]], [[2, 3], [4, 5]]]
+    batch = gather(packed, windows([(1, 0, 1), (0, 1, 2)]))
+    assert batch.features[0, 0].tolist() == [10, 11]
+    assert batch.features[1].tolist() == [[2, 3], [4, 5]]
     assert batch.labels.tolist() == [[1, IGNORED], [0, 0]]
+    assert batch.lengths.tolist() == [1, 2]
     with pytest.raises(ValueError, match="3 feature rows but 2 labels"):
         Sequences.pack(values[:1], [np.array([0, 0])], CPU)
+
+
+def test_a_set_larger_than_memory_lies_in_a_file_and_gives_the_same_batches(monkeypatch):
+    features = [np.random.default_rng(n).normal(size=(5 + n, 3)).astype(np.float16) for n in range(4)]
+    labels = [np.zeros(len(values), int) for values in features]
+    expected = Sequences.pack(features, labels, CPU)
+    monkeypatch.setattr(
+        "pipeline.training.sequences.psutil.virtual_memory", lambda: type("Memory", (), {"available": 10})
+    )
+    packed = Sequences.pack(iter(features), labels, CPU)
+    assert packed.features.dtype == torch.float16
+    assert torch.equal(packed.features, expected.features)
+    chosen = windows([(0, 1, 3), (3, 2, 6)])
+    assert torch.equal(gather(packed, chosen).features, gather(expected, chosen).features)
+    assert gather(packed, chosen).features.dtype == torch.float32
 
 
 def test_an_epoch_visits_every_video_once_and_windows_lie_inside():
@@ -54,9 +92,9 @@ def test_an_epoch_visits_every_video_once_and_windows_lie_inside():
     packed = Sequences.pack(features, [np.zeros(len(values), int) for values in features], CPU)
     starts = set()
     for seed in range(40):
-        batches = list(
-            training_batches(packed, batch_size=2, clip_frames=16, generator=torch.Generator().manual_seed(seed))
-        )
+        generator = torch.Generator().manual_seed(seed)
+        plan = plan_clips(packed, draw_order(None, 3, generator), batch_size=2, clip_frames=16, generator=generator)
+        batches = [gather(packed, part) for part in plan]
         rows = [row[:length] for batch in batches for row, length in zip(batch.features, batch.lengths, strict=True)]
         assert sorted(int(row[0, 0]) for row in rows) == [0, 1, 2]
         for row in rows:
@@ -68,17 +106,114 @@ def test_an_epoch_visits_every_video_once_and_windows_lie_inside():
     assert max(starts) >= 16  # the last possible start is 17
 
 
+def test_one_crop_is_drawn_for_a_whole_clip_and_all_are_looked_at_in_validation():
+    values = np.arange(2)[:, None, None] * 100 + np.arange(10)[None, :, None] + np.zeros((2, 10, 1))
+    packed = Sequences.pack([np.repeat(values[:1], 4, axis=0), values], [np.zeros(4, int), np.ones(2, int)], CPU)
+    assert packed.num_crops == 10
+    seen = set()
+    for seed in range(60):
+        generator = torch.Generator().manual_seed(seed)
+        (part,) = plan_clips(packed, torch.tensor([0, 1]), batch_size=2, clip_frames=0, generator=generator)
+        batch = gather(packed, part)
+        crops = batch.features[0, :, 0]
+        assert len(set(crops.tolist())) == 1
+        seen.add(int(crops[0]))
+    assert seen == set(range(10))
+    plan = plan_whole(packed, [[0], [0]], 0, 1000)
+    assert sorted((int(v), int(c)) for part in plan for v, c in zip(part.videos, part.crops, strict=True)) == [
+        (video, crop) for video in range(2) for crop in range(10)
+    ]
+
+
+def test_chunks_run_side_by_side_and_cover_every_recording_once():
+    lengths = [7, 3, 12, 1, 5]
+    packed = Sequences.pack([np.zeros((n, 1)) for n in lengths], [np.zeros(n, int) for n in lengths], CPU)
+    plan = plan_chunks(packed, torch.arange(5), batch_size=2, chunk_frames=4, generator=torch.Generator())
+    seen, place = [], {}
+    for part in plan:
+        assert len(part) <= 2
+        assert len(set(part.lanes.tolist())) == len(part)
+        rows = zip(part.videos.tolist(), part.starts.tolist(), part.lengths.tolist(), part.lanes.tolist(), strict=True)
+        for video, start, length, lane in rows:
+            assert place.setdefault(video, (lane, 0)) == (lane, start)  # goes on in its lane, where it stopped
+            place[video] = lane, start + length
+            seen += [(video, step) for step in range(start, start + length)]
+            assert length == min(4, lengths[video] - start)
+    assert sorted(seen) == [(video, step) for video, length in enumerate(lengths) for step in range(length)]
+    assert len(plan) == 5  # 9 chunks in two lanes
+
+
+def test_every_window_is_validated_once_in_batches_of_bounded_size():
+    lengths = [40, 5, 17, 100]
+    packed = Sequences.pack([np.zeros((n, 1)) for n in lengths], [np.zeros(n, int) for n in lengths], CPU)
+    view = View(fps=10, short_side=96, crop=96, clip_frames=16, clip_stride=8)
+    starts = [view.clip_starts(length) for length in lengths]
+    plan = plan_whole(packed, starts, 16, most_steps=64)
+    found = [(int(v), int(s)) for part in plan for v, s in zip(part.videos, part.starts, strict=True)]
+    assert sorted(found) == [(video, start) for video, own in enumerate(starts) for start in own]
+    assert all(len(part) * int(part.lengths.max()) <= 64 for part in plan)
+    whole = plan_whole(packed, [[0]] * 4, 0, most_steps=64)
+    assert sorted(int(part.lengths.max()) * len(part) for part in whole)[-1] == 100  # one by itself
+
+
+def test_rare_classes_weigh_more():
+    labels = torch.tensor([0, 0, 0, 1, IGNORED])
+    assert class_weights(labels, 3).tolist() == pytest.approx([4 / 6, 2.0, 0.0])  # adds up to the number of labels
+    values = [np.zeros((2, 1)), np.zeros((3, 1))]
+    packed = Sequences.pack(values, [np.array([0, 0]), np.array([0, 1, IGNORED])], CPU)
+    assert video_weights(packed, 3).tolist() == pytest.approx([4 / 6, (4 / 6 + 2) / 2])
+    drawn = draw_order(torch.tensor([0.0, 1.0, 3.0]), 3000, torch.Generator().manual_seed(0))
+    counts = torch.bincount(drawn, minlength=3)
+    assert counts[0] == 0
+    assert float(counts[2] / counts[1]) == pytest.approx(3, rel=0.15)
+
+
+def steps_of(logits: torch.Tensor, lengths: torch.Tensor, head: str, energies: torch.Tensor | None = None) -> Steps:
+    return Steps(logits, step_weights(head, lengths, logits.shape[1], energies), ())
+
+
 def test_loss_counts_each_clip_once_and_no_padding():
     logits = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([[0, 0, 0], [1, IGNORED, IGNORED]])
-    batch = Batch(torch.zeros(2, 3, 1), labels, torch.tensor([3, 1]))
+    lengths = torch.tensor([3, 1])
+    batch = Batch(torch.zeros(2, 3, 1), labels, lengths)
     nll = -logits.log_softmax(-1)
-    expected = (nll[0, :, 0].mean() + nll[1, 0, 1]) / 2
-    torch.testing.assert_close(step_loss(logits, batch, SETTINGS), expected)
-    last = (nll[0, 2, 0] + nll[1, 0, 1]) / 2
-    torch.testing.assert_close(step_loss(logits, batch, dataclasses.replace(SETTINGS, head="last")), last)
-    frame = (nll[0, :, 0].sum() + nll[1, 0, 1]) / 4
-    torch.testing.assert_close(step_loss(logits, batch, dataclasses.replace(SETTINGS, task="frame")), frame)
+    expected = {
+        "mean": (nll[0, :, 0].mean() + nll[1, 0, 1]) / 2,
+        "last": (nll[0, 2, 0] + nll[1, 0, 1]) / 2,
+        "ramp": ((nll[0, 0, 0] + 2 * nll[0, 1, 0] + 3 * nll[0, 2, 0]) / 6 + nll[1, 0, 1]) / 2,
+    }
+    assert loss_denominator(labels, "clip", None) == 2
+    for head, loss in expected.items():
+        found = batch_loss(network(head=head), steps_of(logits, lengths, head), batch, SETTINGS, None, 2)
+        torch.testing.assert_close(found, loss)
+    energies = torch.log(torch.tensor([[1.0, 2, 1], [1, 1, 1]]))
+    attended = steps_of(logits, lengths, "attention", energies)
+    context = (logits[0] * torch.tensor([0.25, 0.5, 0.25])[:, None]).sum(0)
+    loss = (-context.log_softmax(-1)[0] - logits[1, 0].log_softmax(-1)[1]) / 2
+    torch.testing.assert_close(batch_loss(network(head="attention"), attended, batch, SETTINGS, None, 2), loss)
+
+
+def test_loss_of_the_frame_task_by_hand():
+    logits = torch.tensor([[[0.0, 0.0], [9.0, 0.0], [9.0, 0.0]], [[0.0, 3.0], [0.0, 0.0], [0.0, 0.0]]])
+    labels = torch.tensor([[0, 0, IGNORED], [1, IGNORED, IGNORED]])
+    batch = Batch(torch.zeros(2, 3, 1), labels, torch.tensor([3, 1]))
+    settings = dataclasses.replace(SETTINGS, task="frame")
+    logs = logits.log_softmax(-1)
+    steps = steps_of(logits, batch.lengths, "mean")
+    assert loss_denominator(labels, "frame", None) == 3
+    plain = -(logs[0, 0, 0] + logs[0, 1, 0] + logs[1, 0, 1]) / 3
+    torch.testing.assert_close(batch_loss(network(), steps, batch, settings, None, 3), plain)
+    # From step 0 to 1 the first class gains log 2 and the second loses 9 - log 2, which is cut to 4; then nothing moves.
+    gained = float(logs[0, 1, 0] - logs[0, 0, 0])
+    smooth = plain + 0.15 * ((gained**2 + 4.0**2) / 2 + 0) / 3
+    settings = dataclasses.replace(settings, smoothing=0.15)
+    torch.testing.assert_close(batch_loss(network(), steps, batch, settings, None, 3), smooth)
+    weights = torch.tensor([1.0, 4.0])
+    assert loss_denominator(labels, "frame", weights) == 6
+    weighted = -(logs[0, 0, 0] + logs[0, 1, 0] + 4 * logs[1, 0, 1]) / 6
+    settings = dataclasses.replace(settings, smoothing=0.0)
+    torch.testing.assert_close(batch_loss(network(), steps, batch, settings, weights, 6), weighted)
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +224,15 @@ def trained() -> RecurrentClassifier:
 
 
 def test_it_learns_the_order_of_the_steps(trained):
-    loss, score = validate(trained, ramps(40, 3), WHOLE, SETTINGS)
+    loss, score = validate(trained, ramps(40, 3), WHOLE, "clip")
     assert score >= 0.95
     assert loss < 0.5
     backwards = Sequences.pack(
-        [ramps(1, seed).features.numpy()[::-1] for seed in range(10)],
+        [ramps(1, seed).features.numpy()[::-1, 0] for seed in range(10)],
         [np.zeros(len(ramps(1, seed).features)) for seed in range(10)],
         CPU,
     )
-    assert validate(trained, backwards, WHOLE, SETTINGS)[1] <= 0.1
+    assert validate(trained, backwards, WHOLE, "clip")[1] <= 0.1
 
 
 def test_same_seed_same_numbers_and_the_global_generator_is_left_alone():
@@ -122,7 +257,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_training():
     losses = [row["val_loss"] for row in history]
     best = losses.index(min(losses))
     assert len(history) == best + 1 + 4
-    assert validate(model, wrong, WHOLE, settings)[0] == pytest.approx(min(losses))
+    assert validate(model, wrong, WHOLE, "clip")[0] == pytest.approx(min(losses))
 
 
 def test_frame_task_with_truncated_backpropagation():
@@ -143,14 +278,14 @@ def test_frame_task_with_truncated_backpropagation():
     model = network(dropout=0.0)
     settings = dataclasses.replace(SETTINGS, task="frame", chunk_frames=5, epochs=25, lr=0.02)
     train(model, pulses(48), pulses(12), WHOLE, settings, lambda row: None)
-    assert validate(model, pulses(20), WHOLE, settings)[1] >= 0.97
+    assert validate(model, pulses(20), WHOLE, "frame")[1] >= 0.97
     with pytest.raises(TrainingError, match="set chunk_frames to 0 or bidirectional to false"):
         train(network(bidirectional=True), pulses(4), pulses(4), WHOLE, settings, lambda row: None)
 
 
 def test_one_class_and_infinite_loss_are_refused():
     one = ramps(4, 0)
-    with pytest.raises(TrainingError, match=r"holds 1 class\(es\); at least 2"):
+    with pytest.raises(TrainingError, match=r"holds 1 class\(es\) in 4 video\(s\); at least 2"):
         train(network(), dataclasses.replace(one, labels=one.labels * 0), one, WHOLE, SETTINGS, lambda row: None)
     broken = ramps(8, 0)
     broken.features[3] = float("nan")
@@ -161,9 +296,114 @@ def test_one_class_and_infinite_loss_are_refused():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.named_parameters())
 
 
-def test_learning_rate_rises_then_falls_to_zero():
-    factors = [warm_up_cosine(100)(step) for step in range(101)]
-    assert factors[0] == pytest.approx(0.2)
-    assert factors[5] == 1.0
-    assert factors[52] == pytest.approx(0.5, abs=0.02)
-    assert factors[100] == pytest.approx(0.0)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "adamw"},
+        {"optimizer": "sgd", "schedule": "step", "step_epochs": 2, "balance": "sampling"},
+        {"task": "frame", "chunk_frames": 4, "smoothing": 0.1, "balance": "loss", "label_smoothing": 0.1},
+    ],
+)
+def test_resumed_is_bit_for_bit_uninterrupted(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    settings = dataclasses.replace(SETTINGS, epochs=6, **settings)
+
+    def run(model, checkpoint=None, stop=None):
+        rows = []
+
+        def on_epoch(row):
+            rows.append(row)
+            if row["epoch"] == stop:
+                raise KeyboardInterrupt
+
+        arguments = model, ramps(20, 1), ramps(8, 2), WHOLE, settings, on_epoch
+        return train(*arguments, checkpoint=checkpoint, identity={"train": "ramps"}), rows
+
+    plain = network()
+    expected, _ = run(plain)
+    cut = network()
+    with pytest.raises(KeyboardInterrupt):
+        run(cut, tmp_path / "checkpoint.safetensors", stop=4)
+    resumed = network(seed=5)  # what it begins with is overwritten
+    history, rows = run(resumed, tmp_path / "checkpoint.safetensors")
+    assert [row["epoch"] for row in rows] == [4, 5, 6]  # the fourth was not saved yet
+    assert history == expected
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    other = dataclasses.replace(settings, lr=0.5)
+    with pytest.raises(TrainingError, match=r"settings.lr was 0.01 and is 0.5"):
+        train(network(), ramps(20, 1), ramps(8, 2), WHOLE, other, print, checkpoint=tmp_path / "checkpoint.safetensors",
+              identity={"train": "ramps"})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options", [{"optimizer": "sgd", "lr": 0.1}, {"schedule": "constant"}, {"balance": "sampling"}]
+)
+def test_other_optimisers_schedules_and_draws_learn_too(options):
+    model = network()
+    train(model, ramps(64, 1), ramps(16, 2), WHOLE, dataclasses.replace(SETTINGS, **options), lambda row: None)
+    assert validate(model, ramps(40, 3), WHOLE, "clip")[1] >= 0.9
+
+
+@pytest.mark.parametrize("head", ["last", "ramp", "attention"])
+def test_every_head_learns_the_order_of_the_steps(head):
+    model = network(head=head)
+    train(model, ramps(64, 1), ramps(16, 2), WHOLE, SETTINGS, lambda row: None)
+    assert validate(model, ramps(40, 3), WHOLE, "clip")[1] >= 0.95
+
+
+def test_memory_of_truncated_backpropagation_is_that_of_a_chunk(monkeypatch):
+    """A recording of 20,000 steps costs what one of 2,000 costs; back-propagated whole it would cost ten times as much."""
+
+    def saved_bytes(num_steps: int, chunk_frames: int) -> int:
+        values = np.random.default_rng(0).normal(size=(num_steps, 2)).astype(np.float32)
+        packed = Sequences.pack([values], [(values[:, 0] > 0).astype(int)], CPU)
+        model = network(dropout=0.0)
+        largest, alive = 0, {}
+
+        def pack(tensor):
+            nonlocal largest
+            alive[id(tensor)] = tensor.untyped_storage().nbytes()
+            largest = max(largest, sum(alive.values()))
+            return tensor
+
+        learner_step = torch.optim.AdamW.step
+
+        def step(self, *arguments, **options):
+            alive.clear()
+            return learner_step(self, *arguments, **options)
+
+        settings = dataclasses.replace(SETTINGS, task="frame", epochs=1, chunk_frames=chunk_frames)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            monkeypatch.setattr(torch.optim.AdamW, "step", step)
+            train(model, packed, packed, WHOLE, settings, lambda row: None)
+            monkeypatch.undo()
+        return largest
+
+    chunk = saved_bytes(2_000, 100)
+    assert saved_bytes(20_000, 100) <= 1.05 * chunk
+    assert saved_bytes(2_000, 0) >= 10 * chunk
+
+
+def test_gradient_by_distance_against_finite_differences():
+    packed = ramps(3, 0)
+    model = network(dropout=0.0).double()
+    found = gradient_by_distance(model, dataclasses.replace(packed, features=packed.features.double()))
+    assert len(found) == int(packed.lengths.max())
+    norms: dict[int, list[float]] = {}
+    for video in range(3):
+        begin, end = packed.offsets[video : video + 2].tolist()
+        values = packed.features[begin:end, 0].double()
+
+        def loss(values):
+            return -model(values[None])[0][0, -1].log_softmax(-1)[packed.labels[end - 1]]  # noqa: B023
+
+        for step in range(end - begin):
+            partial = []
+            for feature in range(2):
+                moved = torch.zeros_like(values)
+                moved[step, feature] = 1e-5
+                partial.append(float((loss(values + moved) - loss(values - moved)).detach()) / 2e-5)
+            norms.setdefault(end - begin - 1 - step, []).append(math.hypot(*partial))
+    for distance, values in norms.items():
+        assert float(found[distance]) == pytest.approx(np.mean(values), rel=1e-3, abs=1e-7)
