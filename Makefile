@@ -16,7 +16,7 @@ demo: venv     ## draw the demo data, build every stage, print the scores, predi
 	dvc repro --quiet report@demo
 	lrcn results artifacts/demo
 	lrcn predict media/demo/clips/sit_down media/demo/clips/stand_up \
-	  --model artifacts/demo/trainings/clip-fold1/model --out predictions
+	  --model artifacts/demo/trainings/clip-rgb-fold1-seed0/model --out predictions
 	@echo "Report: artifacts/demo/report.html   Predictions: predictions/results.csv   Runs: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
 test: check    ## style, types, all tests, coverage

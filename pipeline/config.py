@@ -181,6 +181,13 @@ class Experiment(_Section):
         """`rgb`, and `flow` where the experiment has it."""
         return ("rgb",) if self.flow is None else ("rgb", "flow")
 
+    @property
+    def fused_tasks(self) -> tuple[Task, ...]:
+        """Tasks that both streams are trained for, so that their answers can be fused."""
+        if self.flow is None:
+            return ()
+        return tuple(task for task in self.stream("flow").tasks if task in self.stream("rgb").tasks)
+
     def stream(self, name: Stream) -> StreamSettings:
         """Settings of a stream; raises ConfigError for one that the experiment has not."""
         if name == "rgb":

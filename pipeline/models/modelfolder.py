@@ -177,7 +177,7 @@ def load_model(folder: Path | str, device: str = "cpu") -> Model:
     if not (folder / "model.yaml").is_file():
         raise ModelError(
             f"{folder}: no model here (no model.yaml); expected a folder such as "
-            "artifacts/demo/trainings/clip-fold1/model"
+            "artifacts/demo/trainings/clip-rgb-fold1-seed0/model"
         )
     try:
         text = yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))

@@ -51,8 +51,8 @@ class Mistake:
 class Training:
     """One task and fold, as its files hold it.
 
-    name: e.g. `clip-fold1`. model: in words, e.g. `LSTM`. classes: in the order of confusion, (K, K) counts with the
-    truth in rows. metrics, history, predictions, per_class: the files of these names; the tables may be text.
+    name: e.g. `clip-rgb-fold1-seed0`. model: in words, e.g. `LSTM`. classes: in the order of confusion, (K, K) counts
+    with the truth in rows. metrics, history, predictions, per_class: the files of these names; the tables may be text.
     background: the frame task's class for "none of the actions". reliability: rows of evaluation.clip_metrics.
     mistakes: see `confident_mistakes`. Raises DataError when confusion and classes do not fit.
     """

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.labels import IGNORED
+from pipeline.data.tables import SIDES
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
 from pipeline.evaluation.ladder import Part, clip_controls, clip_scores, frame_controls, frame_scores
 from pipeline.features.backbones import read_backbone
@@ -15,7 +16,7 @@ from pipeline.features.store import FeatureStore
 from pipeline.files import write_table, write_text
 from pipeline.models.modelfolder import Model, load_model
 from pipeline.reporting.figures import confusion_figure, ladder_figure
-from pipeline.stages.layout import dataset_of, representation, stage_options
+from pipeline.stages.layout import dataset_of, stage_options
 from pipeline.stages.samples import Sample, opposites, read_samples, without_nan
 from pipeline.tracking import Run, flatten, tracking_uri
 from pipeline.view import features_key
@@ -25,16 +26,18 @@ PROPERTIES = ("size_bytes", "width", "height", "fps_header", "duration_seconds_h
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Score one training; nothing here has been seen by it or chosen by its scores."""
-    options = stage_options(__doc__, argv, task=True, fold=True)
+    options = stage_options(__doc__, argv, task=True, stream=True, fold=True, seed=True)
     experiment, layout, task, fold = options.experiment, options.layout, options.task, options.fold
     dataset = dataset_of(experiment)
-    model = load_model(layout.training(task, fold) / "model")
-    name = representation(experiment, fold)
+    training = layout.training(options.training)
+    model = load_model(training / "model")
+    name = options.representation
     backbone = read_backbone(layout.backbone(name) / "backbone.safetensors")
-    key = features_key(experiment.view, backbone.name, backbone.weights_sha256)
+    key = features_key(options.settings.view, backbone.name, backbone.weights_sha256)
     store = FeatureStore(layout.features(name), key)
-    train = read_samples(layout, store, dataset, task=task, fold=fold, split="train")
-    test = read_samples(layout, store, dataset, task=task, fold=fold, split="test")
+    train, validation, test = (
+        read_samples(layout, store, dataset, task=task, fold=fold, split=split) for split in SIDES
+    )
     samples, seed = experiment.evaluate.bootstrap_samples, experiment.seed
     probs = [model.predict(sample.features, key) for sample in test]
     groups = [sample.video.group for sample in test]
@@ -54,18 +57,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         stacked, labels = np.concatenate(probs)[kept], np.concatenate(truth)[kept]
     matrix = confusion_matrix(labels, stacked.argmax(axis=1), num_classes)
     per_class = per_class_table(stacked, labels, model.classes)
-    folder = layout.evaluation(task, fold)
+    folder = layout.evaluation(options.training)
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "predictions.csv", prediction_rows(model, test, probs))
+    answers = [model.predict(sample.features, key) for sample in validation]
+    write_rows(folder / "validation.csv", prediction_rows(model, validation, answers))
     write_rows(folder / "controls.csv", control_rows(model, test, ladder))
     write_rows(folder / "per_class.csv", per_class)
     write_rows(folder / "confusion.csv", [dict(zip(model.classes, map(int, row), strict=True)) for row in matrix])
     write_text(folder / "metrics.json", json.dumps(without_nan(scores), indent=2, allow_nan=False) + "\n")
-    log_to_run(layout.training(task, fold) / "mlflow_run.json", scores, matrix, model, per_class, folder)
+    log_to_run(training / "mlflow_run.json", scores, matrix, model, per_class, folder)
     headline = scores["test"]["video" if task == "clip" else "frame"]  # type: ignore[index]
     name = "top1" if task == "clip" else "acc"
     print(
-        f"evaluate: {options.name} {task}-fold{fold}: {name} {headline[name]:.3f} "
+        f"evaluate: {options.name} {options.training}: {name} {headline[name]:.3f} "
         f"[{headline[f'{name}_low']:.3f}, {headline[f'{name}_high']:.3f}] on {len(test)} test videos"
     )
 

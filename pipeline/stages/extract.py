@@ -10,22 +10,21 @@ from pipeline.features.extract import Extractor
 from pipeline.features.store import FeatureStore
 from pipeline.files import locked
 from pipeline.progress import Progress
-from pipeline.stages.layout import StageOptions, representation, stage_options
+from pipeline.stages.layout import StageOptions, stage_options
 from pipeline.video.framestore import FrameStore
 from pipeline.view import features_key
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Extract every decoded video of the experiment's table."""
-    options = stage_options(__doc__, argv, fold=True)
-    name = representation(options.experiment, options.fold)
-    with locked(options.layout.features(name)):
-        extract_all(options, name)
+    options = stage_options(__doc__, argv, stream=True, fold=True)
+    with locked(options.layout.features(options.representation)):
+        extract_all(options)
 
 
-def extract_all(options: StageOptions, name: str) -> None:
-    """Bring the feature store of this name up to date."""
-    view, layout = options.experiment.view, options.layout
+def extract_all(options: StageOptions) -> None:
+    """Bring the feature store of the stream, and of the fold where it has its own, up to date."""
+    view, layout, name = options.settings.view, options.layout, options.representation
     backbone = read_backbone(layout.backbone(name) / "backbone.safetensors")
     frames = FrameStore(layout.frames, view.frames_key)
     store = FeatureStore(layout.features(name), features_key(view, backbone.name, backbone.weights_sha256))

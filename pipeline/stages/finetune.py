@@ -13,7 +13,7 @@ from pipeline.data.tables import Side, read_segments, read_splits, read_videos, 
 from pipeline.device import choose_device
 from pipeline.features.backbones import load_backbone, save_backbone
 from pipeline.files import write_table, write_text
-from pipeline.stages.layout import StageOptions, dataset_of, representation, stage_options
+from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.training.finetune import TrainVideo, finetune, sample_steps
 from pipeline.video.framestore import FrameStore
 from pipeline.video.reader import i420_to_rgb
@@ -21,22 +21,22 @@ from pipeline.video.reader import i420_to_rgb
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write `backbone.safetensors` and the curves of its training (header only when there was none)."""
-    options = stage_options(__doc__, argv, fold=True)
-    experiment = options.experiment
-    folder = options.layout.backbone(representation(experiment, options.fold))
+    options = stage_options(__doc__, argv, stream=True, fold=True)
+    experiment, stream = options.experiment, options.settings
+    folder = options.layout.backbone(options.representation)
     folder.mkdir(parents=True, exist_ok=True)
-    backbone = load_backbone(experiment.backbone.name, experiment.backbone.weights, experiment.seed)
-    backbone.check_crop(experiment.view.crop)
+    backbone = load_backbone(stream.backbone.name, stream.backbone.weights, experiment.seed)
+    backbone.check_crop(stream.view.crop)
     history: list[dict[str, float]] = []
-    if experiment.finetune is not None:
+    if stream.finetune is not None:
         dataset = dataset_of(experiment)
-        settings = experiment.finetune
+        settings = stream.finetune
         history = finetune(
             backbone,
             labelled_frames(options, dataset, "train", settings.frames_per_video),
             labelled_frames(options, dataset, "val", settings.frames_per_video),
             num_classes=len(dataset.classes),
-            crop=experiment.view.crop,
+            crop=stream.view.crop,
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             lr=settings.lr,
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_table(folder / "history.csv", columns, [[row.get(name) for name in columns] for row in history])
     facts = {"name": backbone.name, "weights_sha256": backbone.weights_sha256, "feature_size": backbone.feature_size}
     write_text(folder / "backbone.json", json.dumps(facts, indent=2) + "\n")
-    how = f"fine-tuned for {len(history)} epochs" if history else f"weights: {experiment.backbone.weights}"
+    how = f"fine-tuned for {len(history)} epochs" if history else f"weights: {stream.backbone.weights}"
     print(f"finetune: {backbone.name}, {backbone.feature_size} features, {how}, sha256 {backbone.weights_sha256[:16]}")
 
 

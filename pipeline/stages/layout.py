@@ -4,9 +4,11 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from pipeline.config import Experiment, Runtime, Task, load_experiment, load_runtime
+from pipeline.config import Experiment, Runtime, Stream, StreamSettings, Task, load_experiment, load_runtime
 from pipeline.data.cards import Dataset, read_dataset
+from pipeline.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -50,38 +52,72 @@ class Layout:
         return self.root / "decoded.csv"
 
     def backbone(self, representation: str) -> Path:
-        """Folder of the CNN: `shared` by all folds, or one per fold where it is fine-tuned."""
+        """Folder of a CNN, see `representation`."""
         return self.root / "backbone" / representation
 
     def features(self, representation: str) -> Path:
         """The feature store made by that CNN."""
         return self.root / "features" / representation
 
-    def training(self, task: str, fold: int) -> Path:
-        """Folder of one training: the model folder, its curves and its run id."""
-        return self.root / "trainings" / f"{task}-fold{fold}"
+    def training(self, name: str) -> Path:
+        """Folder of one training, see `training_name`: the model folder, its curves and its run id."""
+        return self.root / "trainings" / name
 
-    def evaluation(self, task: str, fold: int) -> Path:
-        """Folder of one training's scores."""
-        return self.root / "evaluations" / f"{task}-fold{fold}"
+    def evaluation(self, name: str) -> Path:
+        """Folder of the scores of one training, or of the fusion of two."""
+        return self.root / "evaluations" / name
 
 
 @dataclass(frozen=True)
 class StageOptions:
-    """The options of a stage, read."""
+    """The options of a stage, read; those it does not take have their defaults.
+
+    seed: of the training. Everything else is drawn from `experiment.seed`, so that trainings differ in nothing else.
+    """
 
     name: str
     experiment: Experiment
     runtime: Runtime
     layout: Layout
     task: Task
+    stream: Stream
     fold: int
+    seed: int
     media: Path | None
 
+    @property
+    def settings(self) -> StreamSettings:
+        """Settings of the stream; raises ConfigError for one that the experiment has not."""
+        return self.experiment.stream(self.stream)
 
-def representation(experiment: Experiment, fold: int) -> str:
-    """Name of the features a fold uses: its own where the backbone is fine-tuned on its training split."""
-    return f"fold{fold}" if experiment.finetune else "shared"
+    @property
+    def representation(self) -> str:
+        """Name of the stream's CNN in this fold, and of the features it makes."""
+        return representation(self.experiment, self.stream, self.fold)
+
+    @property
+    def training(self) -> str:
+        """Name of the training, of its scores and of its MLflow run."""
+        return training_name(self.task, self.stream, self.fold, self.seed)
+
+
+def representation(experiment: Experiment, stream: Stream, fold: int) -> str:
+    """Name of the CNN, and of the features, that a stream uses in a fold.
+
+    A CNN that is fine-tuned on the fold's training split is the fold's own, another is shared by all folds:
+    `fold1`, `shared`, `flow-fold1`, `flow-shared`.
+    """
+    name = f"fold{fold}" if experiment.stream(stream).finetune else "shared"
+    return name if stream == "rgb" else f"{stream}-{name}"
+
+
+def training_name(task: Task, stream: Stream | Literal["fused"], fold: int, seed: int) -> str:
+    """Name of a training, or of the fusion of the two streams' trainings.
+
+    >>> training_name("clip", "rgb", fold=1, seed=0)
+    'clip-rgb-fold1-seed0'
+    """
+    return f"{task}-{stream}-fold{fold}-seed{seed}"
 
 
 def dataset_of(experiment: Experiment) -> Dataset:
@@ -94,26 +130,44 @@ def stage_options(
     argv: Sequence[str] | None,
     *,
     task: bool = False,
+    stream: bool = False,
     fold: bool = False,
+    seed: bool = False,
     media: bool = False,
 ) -> StageOptions:
-    """Parse a stage's command line: `--config` always, `--task`, `--fold` and `--media` where the stage takes them."""
+    """Parse a stage's command line: `--config` always, the other options where the stage takes them.
+
+    Raises ConfigError for a seed that is none of the experiment's.
+    """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", type=Path, required=True, help="the experiment, e.g. configs/demo.yaml")
     parser.add_argument("--runtime", type=Path, default=Path("configs/runtime.yaml"), help="device and workers")
     if task:
         parser.add_argument("--task", choices=["clip", "frame"], required=True)
+    if stream:
+        parser.add_argument("--stream", choices=["rgb", "flow"], default="rgb", help="colour or optical flow")
     if fold:
         parser.add_argument("--fold", type=int, default=1, help="number of the fold, from 1 (default 1)")
+    if seed:
+        parser.add_argument("--seed", type=int, help="of the training (default: the experiment's first)")
     if media:
         parser.add_argument("--media", type=Path, help="media folder, when it is not the one the card names")
     options = parser.parse_args(argv)
+    experiment = load_experiment(options.config)
+    number = experiment.seed if getattr(options, "seed", None) is None else options.seed
+    if number not in experiment.seeds:
+        seeds = ", ".join(map(str, experiment.seeds))
+        raise ConfigError(
+            f"--seed is {number}; expected one that {options.config} trains ({seeds}), or run `lrcn select` again"
+        )
     return StageOptions(
         name=options.config.stem,
-        experiment=load_experiment(options.config),
+        experiment=experiment,
         runtime=load_runtime(options.runtime),
         layout=Layout(options.config.stem),
         task=getattr(options, "task", "clip"),
+        stream=getattr(options, "stream", "rgb"),
         fold=getattr(options, "fold", 1),
+        seed=number,
         media=getattr(options, "media", None),
     )

@@ -4,7 +4,7 @@ import os
 import subprocess
 
 from pipeline.files import content_hash
-from pipeline.stages.layout import Layout
+from pipeline.stages.layout import StageOptions
 
 
 def git_state() -> dict[str, str]:
@@ -15,14 +15,16 @@ def git_state() -> dict[str, str]:
     return {"git.commit": commit, "git.dirty": str(bool(status)).lower()}
 
 
-def run_tags(layout: Layout, dataset: str, task: str, fold: int, features_key: str) -> dict[str, str]:
+def run_tags(options: StageOptions, features_key: str) -> dict[str, str]:
     """Tags that link an MLflow run to the code, the DVC stage and experiment, the tables and the features."""
-    git = git_state()
+    git, layout = git_state(), options.layout
     tags = {
         "experiment": layout.experiment,
-        "dataset": dataset,
-        "task": task,
-        "fold": str(fold),
+        "dataset": options.experiment.dataset,
+        "task": options.task,
+        "stream": options.stream,
+        "fold": str(options.fold),
+        "seed": str(options.seed),
         "features.key": features_key,
         "videos.sha256": content_hash(layout.videos),
         "segments.sha256": content_hash(layout.segments),

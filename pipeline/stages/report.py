@@ -17,7 +17,7 @@ from pipeline.evaluation.clip_metrics import reliability
 from pipeline.evaluation.pooling import class_probabilities, pool_clip, pool_frame
 from pipeline.files import write_text
 from pipeline.reporting.report import Mistake, ReportData, Training, confident_mistakes, render_report
-from pipeline.stages.layout import Layout, StageOptions, dataset_of, representation, stage_options
+from pipeline.stages.layout import Layout, StageOptions, dataset_of, representation, stage_options, training_name
 from pipeline.stages.provenance import git_state
 from pipeline.stages.samples import opposites, task_classes, without_nan
 from pipeline.video.framestore import FrameStore
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     pooled: dict[str, Any] = {}
     trainings: list[Training] = []
     for task in experiment.stream("rgb").tasks:
-        tables = [read_tables(layout, task, fold) for fold in experiment.folds]
+        tables = [read_tables(layout, training_name(task, "rgb", fold, experiment.seed)) for fold in experiment.folds]
         pooled[task] = pool(options, dataset, task, tables)
         trainings += [
             training_of(options, dataset, task, fold, predictions, videos, frames)
@@ -71,9 +71,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(printable(f"report: {layout.root / 'report.html'}"))
 
 
-def read_tables(layout: Layout, task: Task, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_tables(layout: Layout, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`predictions.csv` and `controls.csv` of a training; labels and ids stay text, whatever they look like."""
-    folder = layout.evaluation(task, fold)
+    folder = layout.evaluation(name)
     text = {name: str for name in ("control", "video_id", "group", "label", "predicted")}
     read = [
         pd.read_csv(folder / name, dtype=text, keep_default_na=False, encoding_errors="surrogateescape")
@@ -104,7 +104,8 @@ def training_of(
 ) -> Training:
     """What the page shows of one task and fold."""
     layout, classes = options.layout, task_classes(dataset, task)
-    folder = layout.evaluation(task, fold)
+    name = training_name(task, "rgb", fold, options.experiment.seed)
+    folder = layout.evaluation(name)
     mistakes = []
     bins: list[dict[str, float]] = []
     if task == "clip":
@@ -117,12 +118,12 @@ def training_of(
         )
     settings = options.experiment.stream("rgb").settings(task)
     return Training(
-        name=f"{task}-fold{fold}",
+        name=name,
         task=task,
         model=settings.cell.upper() if settings else "",
         classes=classes,
         metrics=json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
-        history=pd.read_csv(layout.training(task, fold) / "history.csv"),
+        history=pd.read_csv(layout.training(name) / "history.csv"),
         predictions=predictions,
         per_class=pd.read_csv(folder / "per_class.csv", dtype=str, keep_default_na=False),
         confusion=np.loadtxt(folder / "confusion.csv", delimiter=",", skiprows=1, dtype=np.int64, ndmin=2),
@@ -175,7 +176,7 @@ def backbone_in_words(options: StageOptions) -> str:
 
 def provenance(options: StageOptions, layout: Layout) -> dict[str, str]:
     """What made these numbers: versions of code and packages, hashes of tables and weights."""
-    names = dict.fromkeys(representation(options.experiment, fold) for fold in options.experiment.folds)
+    names = dict.fromkeys(representation(options.experiment, "rgb", fold) for fold in options.experiment.folds)
     backbones = [layout.backbone(name) / "backbone.json" for name in names]
     return {
         **git_state(),

@@ -5,6 +5,7 @@ rows are written out. They follow from each experiment's own file, and a test co
 """
 
 import argparse
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,31 +13,40 @@ from typing import Any
 import yaml
 
 from pipeline.config import Experiment, load_experiment
-from pipeline.stages.layout import representation
+from pipeline.stages.layout import representation, training_name
 
 EXPERIMENTS = Path("configs/experiments.yaml")
 HEADER = "# Written by `lrcn select {names}`: what `dvc repro` builds, a row for each run of a stage.\n"
 
 
 def stage_rows(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Rows of the three kinds of stages in dvc.yaml: per experiment, per CNN, per training."""
-    rows: dict[str, dict[str, dict[str, Any]]] = {"experiments": {}, "representations": {}, "trainings": {}}
+    """Rows of the kinds of stages in dvc.yaml: per experiment, per CNN, per training, per fusion of two trainings.
+
+    prefix: where the stream's settings stand in the experiment's file, "" or `flow.`. method: the parameter that says
+    how flow is computed; RGB has none and names one that its stages depend on anyway.
+    """
+    rows: dict[str, dict[str, dict[str, Any]]] = {
+        "experiments": {}, "representations": {}, "trainings": {}, "fusions": {},
+    }  # fmt: skip
     for name, experiment in experiments.items():
-        rows["experiments"][name] = {"experiment": name, "dataset": experiment.dataset}
-        for fold in experiment.folds:
-            features = representation(experiment, fold)
-            rows["representations"].setdefault(
-                f"{name}-{features}",
-                {"experiment": name, "dataset": experiment.dataset, "representation": features, "fold": fold},
-            )
-            for task in experiment.stream("rgb").tasks:
-                rows["trainings"][f"{name}-{task}-fold{fold}"] = {
-                    "experiment": name,
-                    "dataset": experiment.dataset,
-                    "task": task,
-                    "fold": fold,
-                    "representation": features,
-                }
+        both = {"experiment": name, "dataset": experiment.dataset}
+        rows["experiments"][name] = both
+        for stream, fold in itertools.product(experiment.streams, experiment.folds):
+            own = {
+                "stream": stream,
+                "fold": fold,
+                "representation": representation(experiment, stream, fold),
+                "prefix": "" if stream == "rgb" else f"{stream}.",
+            }
+            method = "flow.method" if stream == "flow" else "view.fps"
+            rows["representations"].setdefault(f"{name}-{own['representation']}", {**both, **own, "method": method})
+            for task, seed in itertools.product(experiment.stream(stream).tasks, experiment.seeds):
+                training = training_name(task, stream, fold, seed)
+                rows["trainings"][f"{name}-{training}"] = {**both, "name": training, "task": task, **own, "seed": seed}
+        for task, fold, seed in itertools.product(experiment.fused_tasks, experiment.folds, experiment.seeds):
+            fused, rgb, flow = (training_name(task, stream, fold, seed) for stream in ("fused", "rgb", "flow"))
+            of = {"name": fused, "rgb": rgb, "flow": flow, "task": task, "fold": fold, "seed": seed}
+            rows["fusions"][f"{name}-{fused}"] = {**both, **of}
     return rows
 
 
@@ -46,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("experiments", nargs="+", help="names of files in configs/, e.g. demo fight")
     names = parser.parse_args(argv).experiments
     rows = stage_rows({name: load_experiment(Path("configs") / f"{name}.yaml") for name in names})
-    text = HEADER.format(names=" ".join(names)) + yaml.safe_dump(rows, sort_keys=False, default_flow_style=None)
+    text = HEADER.format(names=" ".join(names)) + yaml.safe_dump(
+        rows, sort_keys=False, default_flow_style=None, width=200
+    )
     EXPERIMENTS.write_text(text, encoding="utf-8")
     print(f"{EXPERIMENTS}: {len(rows['trainings'])} training(s) of {', '.join(names)}; `dvc repro` builds them")

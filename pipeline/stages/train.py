@@ -1,4 +1,4 @@
-"""Stage `train`: a recurrent network for one task and fold, as a model folder, its curves and its MLflow run."""
+"""Stage `train`: a recurrent network for one task, stream, fold and seed, as a model folder, curves and MLflow run."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ from pipeline.files import explaining_full_disk, write_table, write_text
 from pipeline.models.modelfolder import Model, ModelSpec, save_model
 from pipeline.models.recurrent import RecurrentClassifier
 from pipeline.reporting.figures import history_figure
-from pipeline.stages.layout import StageOptions, dataset_of, representation, stage_options
+from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.stages.provenance import run_tags
 from pipeline.stages.samples import Sample, read_samples, task_classes
 from pipeline.tracking import Run, tracking_uri
@@ -33,18 +33,19 @@ HISTORY_COLUMNS = ["epoch", "train_loss", "val_loss", "val_score", "lr", "grad_n
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train on the fold's training side, choose the epoch on its validation side; the test side is not read."""
-    options = stage_options(__doc__, argv, task=True, fold=True)
-    experiment, layout, fold = options.experiment, options.layout, options.fold
-    settings = experiment.stream("rgb").settings(options.task)
+    options = stage_options(__doc__, argv, task=True, stream=True, fold=True, seed=True)
+    experiment, layout, fold, stream = options.experiment, options.layout, options.fold, options.settings
+    settings = stream.settings(options.task)
     if settings is None:
+        section = f"{'flow.' if options.stream == 'flow' else ''}train.{options.task}"
         raise ConfigError(
-            f"configs/{options.name}.yaml: train.{options.task} is empty; expected settings, or run `lrcn select` again"
+            f"configs/{options.name}.yaml: {section} is empty; expected settings, or run `lrcn select` again"
         )
     dataset = dataset_of(experiment)
-    name = representation(experiment, fold)
+    name = options.representation
     backbone_file = layout.backbone(name) / "backbone.safetensors"
     backbone = read_backbone(backbone_file)
-    key = features_key(experiment.view, backbone.name, backbone.weights_sha256)
+    key = features_key(stream.view, backbone.name, backbone.weights_sha256)
     store = FeatureStore(layout.features(name), key)
     sides: dict[Side, list[Sample]] = {
         split: read_samples(layout, store, dataset, task=options.task, fold=fold, split=split)
@@ -56,10 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         split: Sequences.pack([s.features.values for s in samples], [s.labels for s in samples], device)
         for split, samples in sides.items()
     }
-    network = new_network(settings, backbone.feature_size, len(classes), experiment.seed)
+    network = new_network(settings, backbone.feature_size, len(classes), options.seed)
     network.standardise_by(torch.from_numpy(sample.values) for sample in sides["train"])
-    tags = run_tags(layout, experiment.dataset, options.task, fold, key)
-    folder = layout.training(options.task, fold)
+    tags = run_tags(options, key)
+    folder = layout.training(options.training)
     folder.mkdir(parents=True, exist_ok=True)
     with Run.start(
         options.name,
@@ -67,12 +68,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         tags,
         experiment.model_dump(mode="json"),
         tracking_uri(Path()),
-        f"{settings.cell} on {backbone.name} features, {options.task} task of {dataset.card.title}, fold {fold}",
+        f"{settings.cell} on {backbone.name} features ({options.stream}), {options.task} task of {dataset.card.title}, "
+        f"fold {fold}, seed {options.seed}",
     ) as run:
         for split, samples in sides.items():
             run.log_dataset(pd.DataFrame([asdict(s.video) for s in samples]), str(layout.videos), split, split)
         history = train(
-            network.to(device), packed["train"], packed["val"], experiment.view, loop_settings(options, settings),
+            network.to(device), packed["train"], packed["val"], stream.view, loop_settings(options, settings),
             Progress(run, options, settings.epochs),
         )  # fmt: skip
         best = min(history, key=lambda row: row["val_loss"])
@@ -84,10 +86,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             background=dataset.card.background if options.task == "frame" else None,
             head=settings.head,
             architecture=architecture(settings, backbone.feature_size),
-            view=experiment.view,
+            view=stream.view,
             backbone=backbone.name,
             features_key=key,
-            provenance={**tags, "seed": experiment.seed, "config": experiment.model_dump(mode="json")},
+            provenance={**tags, "seed": options.seed, "config": experiment.model_dump(mode="json")},
         )
         with explaining_full_disk(folder / "model"):
             save_model(folder / "model", Model(spec, network), backbone_file)
@@ -133,7 +135,7 @@ def loop_settings(options: StageOptions, settings: Train) -> TrainSettings:
         clip_norm=settings.clip_norm,
         chunk_frames=settings.chunk_frames if options.task == "frame" else 0,
         patience=settings.patience,
-        seed=options.experiment.seed,
+        seed=options.seed,
     )
 
 
@@ -142,9 +144,7 @@ class Progress:
 
     def __init__(self, run: Run, options: StageOptions, epochs: int) -> None:
         self.run = run
-        self.bar = tqdm(
-            total=epochs, desc=f"train {options.task}-fold{options.fold}", disable=not sys.stderr.isatty(), unit="epoch"
-        )
+        self.bar = tqdm(total=epochs, desc=f"train {options.training}", disable=not sys.stderr.isatty(), unit="epoch")
 
     def __call__(self, row: dict[str, float]) -> None:
         """Report an epoch."""

@@ -29,7 +29,7 @@ from tests.faults.unusable import gif_bomb
 from tests.videos import write
 
 pytestmark = pytest.mark.slow
-MODEL = "artifacts/toy/trainings/clip-fold1/model"
+MODEL = "artifacts/toy/trainings/clip-rgb-fold1-seed0/model"
 SECONDS_PER_FILE = 10
 
 

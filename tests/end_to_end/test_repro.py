@@ -47,8 +47,9 @@ def stages_run(output: str) -> list[str]:
 
 
 ALL = [
-    "index@toy", "decode@toy", "finetune@toy-shared", "extract@toy-shared", "train@toy-clip-fold1",
-    "train@toy-frame-fold1", "evaluate@toy-clip-fold1", "evaluate@toy-frame-fold1", "report@toy",
+    "index@toy", "decode@toy", "finetune@toy-shared", "extract@toy-shared", "train@toy-clip-rgb-fold1-seed0",
+    "train@toy-frame-rgb-fold1-seed0", "evaluate@toy-clip-rgb-fold1-seed0", "evaluate@toy-frame-rgb-fold1-seed0",
+    "report@toy",
 ]  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def test_one_training_value_reruns_train_evaluate_and_report(built):
     config = built / "configs/toy.yaml"
     config.write_text(config.read_text().replace("clip: {hidden_size: 32", "clip: {hidden_size: 24"))
     output = run(built, "dvc", "repro")
-    assert stages_run(output) == ["train@toy-clip-fold1", "evaluate@toy-clip-fold1", "report@toy"]
+    assert stages_run(output) == ["train@toy-clip-rgb-fold1-seed0", "evaluate@toy-clip-rgb-fold1-seed0", "report@toy"]
 
 
 def test_one_more_video_is_decoded_and_extracted_alone(built):
@@ -113,7 +114,7 @@ def test_the_run_says_what_was_trained_on_what(built):
     )
     tags = found["tags"]
     assert found["status"] == "FINISHED"
-    assert tags["dvc.stage"] == "train@toy-frame-fold1"
+    assert tags["dvc.stage"] == "train@toy-frame-rgb-fold1-seed0"
     assert re.fullmatch("[0-9a-f]{40}", tags["git.commit"])
     assert tags["git.dirty"] in ("true", "false")
     assert re.fullmatch("[0-9a-f]{16}", tags["features.key"])
@@ -136,7 +137,7 @@ def test_the_logged_model_predicts_in_another_process(built):
         "x = np.random.default_rng(0).normal(size=(2, 9, 512)).astype(np.float32)\n"
         "print(json.dumps(loaded.predict(x).tolist()))\n"
     )
-    folder = built / "artifacts/toy/trainings/frame-fold1"
+    folder = built / "artifacts/toy/trainings/frame-rgb-fold1-seed0"
     environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, f"sqlite:///{built / 'mlflow.db'}", folder / "mlflow_run.json"],

@@ -14,7 +14,7 @@ from pipeline.inference import predict
 from pipeline.video.reader import RejectedVideo
 from tests.conftest import write_toy_video
 
-MODEL = "artifacts/toy/trainings/clip-fold1/model"
+MODEL = "artifacts/toy/trainings/clip-rgb-fold1-seed0/model"
 
 
 def results(folder: str) -> dict[str, dict[str, str]]:
@@ -116,7 +116,7 @@ def test_an_interrupted_run_goes_on_where_it_was(folder, monkeypatch, capsys):
 
 
 def test_a_frame_model_writes_segments(toy):
-    model = "artifacts/toy/trainings/frame-fold1/model"
+    model = "artifacts/toy/trainings/frame-rgb-fold1-seed0/model"
     assert cli.main(["predict", "media/toy/long/g00.mp4", "--model", model, "--out", "out"]) == 0
     with Path("out/segments.csv").open(newline="") as file:
         found = list(csv.DictReader(file))

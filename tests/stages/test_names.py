@@ -13,7 +13,7 @@ import pytest
 from pipeline import cli
 from tests.conftest import run_unprivileged, write_toy_video
 
-MODEL = "artifacts/toy/trainings/clip-fold1/model"
+MODEL = "artifacts/toy/trainings/clip-rgb-fold1-seed0/model"
 NAMES = [
     # bytes that are no UTF-8; what separates columns, rows, words and lists
     b"caf\xe9.mp4", b"a b.mp4", b" first.mp4", b"last ", b"tab\t.mp4", b'"quotes".mp4', b"it's.mp4", b"com,ma;.mp4",

@@ -47,7 +47,7 @@ def test_every_file_of_the_folder_is_accounted_for(built_toy):
 
 
 def test_the_clip_model_reads_the_order_of_the_frames(built_toy):
-    scores = metrics(built_toy, "clip-fold1")
+    scores = metrics(built_toy, "clip-rgb-fold1-seed0")
     assert scores["test"]["video"]["num_videos"] == 8
     assert scores["test"]["video"]["top1"] == 1.0
     assert scores["controls"]["single_frame"]["top1"] <= 0.75
@@ -57,21 +57,21 @@ def test_the_clip_model_reads_the_order_of_the_frames(built_toy):
 
 
 def test_the_frame_model_finds_the_segments(built_toy):
-    scores = metrics(built_toy, "frame-fold1")["test"]["frame"]
+    scores = metrics(built_toy, "frame-rgb-fold1-seed0")["test"]["frame"]
     assert scores["acc"] >= 0.9
     assert scores["f1_50"] >= 0.8
     assert scores["background_class"] == 0
 
 
 def test_predictions_hold_every_test_video_and_the_scores_follow_from_them(built_toy):
-    found = rows(built_toy / ARTIFACTS / "evaluations/clip-fold1/predictions.csv")
+    found = rows(built_toy / ARTIFACTS / "evaluations/clip-rgb-fold1-seed0/predictions.csv")
     assert {row["group"] for row in found} == {"g00", "g01", "g02", "g03"}
     assert np.mean([row["label"] == row["predicted"] for row in found]) == 1.0
     assert all(float(row["left"]) + float(row["right"]) == pytest.approx(1, abs=1e-5) for row in found)
     pooled = json.loads((built_toy / ARTIFACTS / "metrics.json").read_text())
     assert pooled["clip"]["test"]["video"]["top1"] == 1.0
     assert pooled["frame"]["test"]["frame"]["acc"] == pytest.approx(
-        metrics(built_toy, "frame-fold1")["test"]["frame"]["acc"]
+        metrics(built_toy, "frame-rgb-fold1-seed0")["test"]["frame"]["acc"]
     )
 
 
@@ -84,7 +84,7 @@ def test_the_report_is_one_page_that_loads_nothing(built_toy):
 
 def test_features_through_the_store_and_straight_from_the_video_are_equal_bit_for_bit(built_toy):
     backbone = read_backbone(built_toy / ARTIFACTS / "backbone/shared/backbone.safetensors")
-    model = load_model(built_toy / ARTIFACTS / "trainings/clip-fold1/model")
+    model = load_model(built_toy / ARTIFACTS / "trainings/clip-rgb-fold1-seed0/model")
     store = FeatureStore(built_toy / ARTIFACTS / "features/shared", model.spec.features_key)
     videos = [row for row in rows(built_toy / ARTIFACTS / "videos.csv") if row["status"] == "ok"]
     readers = {row["sha256"]: VideoReader(built_toy / "media/toy" / row["video_id"]) for row in reversed(videos)}
@@ -176,8 +176,8 @@ def test_a_task_the_experiment_does_not_train(toy):
 
 
 def test_two_trainings_with_one_seed_are_equal(toy):
-    model = ARTIFACTS / "trainings/clip-fold1/model/model.safetensors"
-    scores = ARTIFACTS / "evaluations/clip-fold1/metrics.json"
+    model = ARTIFACTS / "trainings/clip-rgb-fold1-seed0/model/model.safetensors"
+    scores = ARTIFACTS / "evaluations/clip-rgb-fold1-seed0/metrics.json"
     before = model.read_bytes(), scores.read_bytes()
     run_stage("train", "--task", "clip")
     run_stage("evaluate", "--task", "clip")
@@ -208,7 +208,9 @@ def test_fine_tuning_gives_each_fold_its_own_features(toy, capsys):
 def test_features_that_are_gone_or_cut_stop_training_and_are_not_left_out(toy, keep):
     path = sorted((ARTIFACTS / "features/shared").glob("*.safetensors"))[0]
     path.write_bytes(path.read_bytes()[:keep]) if keep else path.unlink()
-    features = FeatureStore(path.parent, load_model(ARTIFACTS / "trainings/clip-fold1/model").spec.features_key)
+    features = FeatureStore(
+        path.parent, load_model(ARTIFACTS / "trainings/clip-rgb-fold1-seed0/model").spec.features_key
+    )
     dataset = read_dataset("datasets/toy")
 
     def read_all():

@@ -25,7 +25,7 @@ from tests.stages.store_writers import (
 )
 
 FRAMES, FEATURES = Path("artifacts/toy/frames"), Path("artifacts/toy/features/shared")
-MODEL = "artifacts/toy/trainings/clip-fold1/model"
+MODEL = "artifacts/toy/trainings/clip-rgb-fold1-seed0/model"
 LRCN = [sys.executable, "-P", "-m", "pipeline.cli"]
 DECODE = [*LRCN, "decode", "--config", "configs/toy.yaml"]
 EXTRACT = [*LRCN, "extract", "--config", "configs/toy.yaml"]

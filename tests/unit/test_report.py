@@ -39,7 +39,7 @@ def control(score: float, difference: float, low: float | None, high: float | No
     }
 
 
-def clip(name: str = "clip-fold1", right: int = 9, wrong: int = 1, **controls: dict[str, Any]) -> Training:
+def clip(name: str = "clip-rgb-fold1-seed0", right: int = 9, wrong: int = 1, **controls: dict[str, Any]) -> Training:
     """Videos in groups of two, the first `right` of them right; classes a and b by turns."""
     count = right + wrong
     truth = ["a" if number % 2 == 0 else "b" for number in range(count)]
@@ -93,7 +93,7 @@ def frame() -> Training:
     scores = {"acc": 0.61, "acc_low": 0.5, "acc_high": 0.7, "edit": 0.8, "f1_50": 0.7, "background_class": 0.0}
     scores |= {"num_videos": 8.0, "num_groups": 2.0}
     return replace(
-        clip("frame-fold1"),
+        clip("frame-rgb-fold1-seed0"),
         task="frame",
         classes=["idle", "walk"],
         background="idle",
@@ -165,15 +165,15 @@ def test_one_group_has_no_interval() -> None:
 def test_one_training_is_one_row_and_undefined_scores_have_no_column() -> None:
     heads, rows = headline_table([clip()], clip().metrics)
     assert heads == ["training", "test videos", "groups", f"top-1 [95{SPACE}%]", "macro F1", "calibration error"]
-    assert rows == [["clip-fold1", "10", "5", "0.90 [0.70, 1.00]", "0.90", "0.05"]]
+    assert rows == [["clip-rgb-fold1-seed0", "10", "5", "0.90 [0.70, 1.00]", "0.90", "0.05"]]
 
 
 def test_folds_have_a_mean_and_stand_together() -> None:
-    folds = [clip("clip-fold1", 9, 1), clip("clip-fold2", 15, 5)]
+    folds = [clip("clip-rgb-fold1-seed0", 9, 1), clip("clip-rgb-fold2-seed0", 15, 5)]
     whole = clip("all", 24, 6)
     _, rows = headline_table(folds, whole.metrics)
-    assert rows[0][0] == "clip-fold1"
-    assert rows[1][:4] == ["clip-fold2", "20", "10", "0.75 [0.70, 1.00]"]
+    assert rows[0][0] == "clip-rgb-fold1-seed0"
+    assert rows[1][:4] == ["clip-rgb-fold2-seed0", "20", "10", "0.75 [0.70, 1.00]"]
     assert rows[2] == ["mean of the folds", "", "", "0.82 ± 0.11", "0.82 ± 0.11", "0.05 ± 0.00"]
     assert rows[3] == ["all folds together", "30", "15", "0.80 [0.70, 1.00]", "0.80", "0.05"]
     text = statement(folds, whole.metrics).replace(SPACE, " ")
@@ -267,7 +267,7 @@ def test_links_within_the_page_have_a_target(page: str) -> None:
     tags = Page(page).tags
     names = {attributes.get("id") for _, attributes in tags}
     targets = {str(attributes["href"])[1:] for tag, attributes in tags if tag == "a"}
-    assert targets == {"scores", "data", "clip-fold1", "frame-fold1", "provenance"}
+    assert targets == {"scores", "data", "clip-rgb-fold1-seed0", "frame-rgb-fold1-seed0", "provenance"}
     assert targets <= names
 
 
@@ -298,8 +298,8 @@ def test_the_page_shows_everything_it_was_given(page: str) -> None:
     ):
         assert expected in text
     labels = [attributes["aria-label"] for tag, attributes in Page(page).tags if tag == "svg"]
-    assert [str(label).split(":")[0] for label in labels].count("clip-fold1") == 5
-    assert [str(label).split(":")[0] for label in labels].count("frame-fold1") == 5
+    assert [str(label).split(":")[0] for label in labels].count("clip-rgb-fold1-seed0") == 5
+    assert [str(label).split(":")[0] for label in labels].count("frame-rgb-fold1-seed0") == 5
 
 
 def test_the_page_follows_the_readers_light_or_dark(page: str) -> None:
@@ -340,7 +340,7 @@ def test_tables_may_be_read_with_or_without_missing_values() -> None:
 
 def test_several_folds_have_a_ladder_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.reporting.report.to_svg", lambda figure, label: f"<svg>{label}</svg>")
-    folds = [clip("clip-fold1"), clip("clip-fold2")]
+    folds = [clip("clip-rgb-fold1-seed0"), clip("clip-rgb-fold2-seed0")]
     assert render_report(report(*folds)).count("all folds together</svg>") == 1
     assert "all folds together</svg>" not in render_report(report())
 
@@ -356,5 +356,5 @@ def test_a_report_without_a_training_is_refused() -> None:
 
 
 def test_a_confusion_of_other_classes_is_refused() -> None:
-    with pytest.raises(DataError, match=r"clip-fold1: confusion of shape \(2, 2\); expected \(3, 3\)"):
+    with pytest.raises(DataError, match=r"clip-rgb-fold1-seed0: confusion of shape \(2, 2\); expected \(3, 3\)"):
         replace(clip(), classes=["a", "b", "c"])

@@ -70,7 +70,7 @@ def own_uri(migrated: Path, tmp_path: Path) -> str:
 
 
 def start(uri: str, **params: object) -> Run:
-    return Run.start("demo", "clip-fold1", {"features.key": "k"}, params, uri, "What it is.")
+    return Run.start("demo", "clip-rgb-fold1-seed0", {"features.key": "k"}, params, uri, "What it is.")
 
 
 def look(uri: str, run_id: str | None) -> Any:
@@ -179,7 +179,7 @@ def test_parameters_tags_and_curves_arrive(uri: str) -> None:
             run.log_epoch({"train_loss": 1.0 - 0.1 * epoch, "val@score": 0.5}, epoch)
     found = look(uri, run.run_id)
     assert found.info.status == "FINISHED"
-    assert found.info.run_name == "clip-fold1"
+    assert found.info.run_name == "clip-rgb-fold1-seed0"
     assert found.data.params == {"train.lr": "0.01", "train.cell": "lstm", "folds": "[1, 2]"}
     assert found.data.tags["features.key"] == "k"
     assert found.data.tags["mlflow.note.content"] == "What it is."
@@ -307,7 +307,7 @@ def test_a_run_says_how_it_ended(uri: str, error: BaseException, status: str) ->
 def test_a_training_goes_on_as_the_same_run(uri: str) -> None:
     with start(uri) as training:
         training.log_metrics({"val": 0.7, "lost": None})
-    with Run.resume(training.run_id, uri, experiment="demo", name="clip-fold1") as evaluation:
+    with Run.resume(training.run_id, uri, experiment="demo", name="clip-rgb-fold1-seed0") as evaluation:
         assert look(uri, training.run_id).info.status == "RUNNING"
         evaluation.log_metrics({"test/video/top1": 0.9, "auc": None})
     found = look(uri, training.run_id)
@@ -324,10 +324,10 @@ def test_a_run_that_is_gone_is_replaced(uri: str) -> None:
         pass
     mlflow.MlflowClient(uri).delete_run(deleted.run_id)
     for missing in (deleted.run_id, "0123456789abcdef0123456789abcdef"):
-        with Run.resume(missing, uri, experiment="demo", name="clip-fold1") as run:
+        with Run.resume(missing, uri, experiment="demo", name="clip-rgb-fold1-seed0") as run:
             assert run.run_id != missing
         assert look(uri, run.run_id).data.tags["replaces_run"] == missing
-    with Run.resume(None, uri, experiment="demo", name="clip-fold1") as run:
+    with Run.resume(None, uri, experiment="demo", name="clip-rgb-fold1-seed0") as run:
         assert run.on
 
 
