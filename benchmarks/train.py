@@ -120,9 +120,8 @@ def main() -> None:
         rounds += [costs] if number else []  # the first round warms up
     model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                   if line.startswith("model name")), platform.processor())  # fmt: skip
-    print(
-        f"{time.strftime('%Y-%m-%d')}, {len(os.sched_getaffinity(0))} cores ({model}), torch {torch.__version__}, {device}"
-    )
+    cores = len(os.sched_getaffinity(0))
+    print(f"{time.strftime('%Y-%m-%d')}, {cores} cores ({model}), torch {torch.__version__}, {device}")
     print(f"{options.videos} videos, {NUM_STEPS} x {FEATURE_SIZE}; {options.rounds} rounds of {options.steps} steps\n")
     print("| loop | steps/s | of the bare loop |\n|---|---|---|")
     ratio = statistics.median(theirs / own for own, theirs in rounds)

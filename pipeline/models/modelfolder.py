@@ -36,8 +36,9 @@ FILES = ("model.safetensors", "backbone.safetensors")
 class ModelSpec:
     """Everything about a model but its weights.
 
-    architecture: keyword arguments of RecurrentClassifier, the head among them. background: name of the frame task's background class.
-    backbone: name of the CNN in backbone.safetensors. features_key: identity of the features it was trained on.
+    architecture: keyword arguments of RecurrentClassifier, the head among them. background: name of the frame
+    task's background class. backbone: name of the CNN in backbone.safetensors. features_key: identity of the features
+    it was trained on.
     """
 
     task: Literal["clip", "frame"]

@@ -52,9 +52,9 @@ class RecurrentClassifier(nn.Module):
 
     Dropout stands where LRCN has it: on the input features and after the recurrent layers (Donahue et al. 2015).
 
-    With `memory_steps` T the gates of LSTM and GRU begin such that the state of a unit lasts 1 to T - 1 steps: biases of
-    the forget gate (GRU: update gate) of log u, u drawn from 1 .. T - 1, and of the input gate of -log u (Tallec &
-    Ollivier 2018, eq. 16). Without it PyTorch's weights of either sign halve a state at each step.
+    With `memory_steps` T the gates of LSTM and GRU begin such that the state of a unit lasts 1 to T - 1 steps: biases
+    of the forget gate (GRU: update gate) of log u, u drawn from 1 .. T - 1, and of the input gate of -log u (Tallec &
+    Ollivier 2018, eq. 16). PyTorch's own weights halve a state at each step.
 
     With `motion` the input of a step is x_t beside |x_t - x_{t-1}|, how much each feature changed since the step
     before (0 at the first). A frozen CNN was trained on photographs and does not encode motion; a few hundred videos

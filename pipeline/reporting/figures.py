@@ -102,6 +102,51 @@ def history_figure(history: pd.DataFrame) -> Figure:
     return figure
 
 
+def gradient_figure(norms: Mapping[str, np.ndarray]) -> Figure:
+    """How far back gradients reach: by name, norms (S,) at distances of 0 to S - 1 timesteps; logarithmic."""
+    with _style():
+        figure = Figure(figsize=(WIDTH / 2, 2.5), layout="constrained")
+        axes = figure.subplots()
+        for (name, values), color in zip(norms.items(), (GREY, BLUE, *QUALITATIVE[1:]), strict=False):
+            positive = np.where(np.asarray(values) > 0, values, np.nan)  # 0 has no place on the scale
+            axes.plot(np.arange(len(positive)), positive, color=color, label=name)
+        axes.set_yscale("log")
+        axes.set_title("gradient of an answer, by distance of the input")
+        axes.set_xlabel("timesteps before the answer")
+        axes.set_ylabel("norm")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.grid(axis="y")
+        axes.legend(loc="best", handlelength=1.2)
+    return figure
+
+
+def over_time_figure(videos: Sequence[Mapping[str, Any]]) -> Figure:
+    """How sure a clip model is over time, and what each moment counts in its answer; a row of panels, a video each.
+
+    A video: title, time_seconds (T,), truth (T,) and predicted (T,), the probabilities of the true and of the predicted
+    class behind each timestep, and weights (T,), which add up to 1.
+    """
+    columns = min(4, len(videos))
+    rows = math.ceil(len(videos) / columns)
+    with _style():
+        figure = Figure(figsize=(WIDTH, 1.9 * rows), layout="constrained")
+        panels = np.atleast_1d(figure.subplots(rows, columns, sharey=True, squeeze=False)).reshape(-1)
+        for axes, video in zip(panels, videos, strict=False):
+            times = np.asarray(video["time_seconds"])
+            weights = np.asarray(video["weights"])
+            axes.fill_between(times, weights / max(float(weights.max()), 1e-12), color=GREY, alpha=0.25, linewidth=0)
+            axes.plot(times, video["predicted"], color=ORANGE, label="answer")
+            axes.plot(times, video["truth"], color=BLUE, label="truth")
+            axes.set_title(str(video["title"]), fontsize=8)
+            axes.set_ylim(-0.02, 1.02)
+            axes.set_xlabel("s")
+        for axes in panels[len(videos) :]:
+            axes.set_visible(False)
+        panels[0].set_ylabel("probability")
+        panels[0].legend(loc="best", handlelength=1.2)
+    return figure
+
+
 def confusion_figure(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     """Confusion counts (K, K), rows the truth; a cell's colour is its share of the row."""
     counts = np.asarray(matrix, dtype=np.int64)

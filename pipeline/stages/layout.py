@@ -63,6 +63,10 @@ class Layout:
         """Folder of one training, see `training_name`: the model folder, its curves and its run id."""
         return self.root / "trainings" / name
 
+    def checkpoint(self, name: str) -> Path:
+        """State of a training under way; DVC does not know it, so that a stage that was stopped finds it again."""
+        return self.root / "checkpoints" / f"{name}.safetensors"
+
     def evaluation(self, name: str) -> Path:
         """Folder of the scores of one training, or of the fusion of two."""
         return self.root / "evaluations" / name

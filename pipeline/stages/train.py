@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,11 +19,14 @@ from pipeline.features.store import FeatureStore
 from pipeline.files import explaining_full_disk, write_table, write_text
 from pipeline.models.modelfolder import Model, ModelSpec, save_model
 from pipeline.models.recurrent import RecurrentClassifier
-from pipeline.reporting.figures import history_figure
+from pipeline.reporting.figures import gradient_figure, history_figure
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.stages.provenance import run_tags
 from pipeline.stages.samples import Sample, read_samples, task_classes
 from pipeline.tracking import Run, tracking_uri
+from pipeline.training.checkpoint import tensor_digest
+from pipeline.training.distributed import World, process_group
+from pipeline.training.gradients import gradient_by_distance
 from pipeline.training.loop import TrainSettings, train
 from pipeline.training.sequences import Sequences
 from pipeline.view import features_key
@@ -32,9 +35,19 @@ HISTORY_COLUMNS = ["epoch", "train_loss", "val_loss", "val_score", "lr", "grad_n
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train on the fold's training side, choose the epoch on its validation side; the test side is not read."""
+    """Train on the fold's training side, choose the epoch on its validation side; the test side is not read.
+
+    A training that was cut off goes on from its checkpoint, to the result it would have had. Under `torchrun` the
+    processes share each batch, and the first of them writes.
+    """
     options = stage_options(__doc__, argv, task=True, stream=True, fold=True, seed=True)
-    experiment, layout, fold, stream = options.experiment, options.layout, options.fold, options.settings
+    with process_group(choose_device(options.runtime.device)) as world:
+        train_one(options, world)
+
+
+def train_one(options: StageOptions, world: World) -> None:
+    """Train the network that the options name."""
+    experiment, layout, stream = options.experiment, options.layout, options.settings
     settings = stream.settings(options.task)
     if settings is None:
         section = f"{'flow.' if options.stream == 'flow' else ''}train.{options.task}"
@@ -48,17 +61,40 @@ def main(argv: Sequence[str] | None = None) -> None:
     key = features_key(stream.view, backbone.name, backbone.weights_sha256)
     store = FeatureStore(layout.features(name), key)
     sides: dict[Side, list[Sample]] = {
-        split: read_samples(layout, store, dataset, task=options.task, fold=fold, split=split)
+        split: read_samples(layout, store, dataset, task=options.task, fold=options.fold, split=split)
         for split in ("train", "val")
     }
     classes = task_classes(dataset, options.task)
-    device = choose_device(options.runtime.device)
     packed = {
-        split: Sequences.pack([s.features.values for s in samples], [s.labels for s in samples], device)
+        split: Sequences.pack((s.features.values for s in samples), [s.labels for s in samples], world.device)
         for split, samples in sides.items()
     }
-    network = new_network(settings, backbone.feature_size, len(classes), options.seed)
-    network.standardise_by(torch.from_numpy(sample.values) for sample in sides["train"])
+    network = new_network(settings, backbone.feature_size, len(classes), options.seed).to(world.device)
+    network.standardise_by(packed["train"].videos())
+    reach = {"before": gradient_by_distance(network, packed["train"])}
+    checkpoint = layout.checkpoint(options.training)
+    loop = loop_settings(options, settings)
+    identity = {
+        "network": {**architecture(settings, backbone.feature_size), "classes": len(classes)},
+        "view": asdict(stream.view),
+        "features": key,
+        "train": [s.video.sha256 for s in sides["train"]],
+        "val": [s.video.sha256 for s in sides["val"]],
+        "labels": tensor_digest({"train": packed["train"].labels, "val": packed["val"].labels}),
+    }
+
+    def fit(on_epoch: Callable[[dict[str, float]], None]) -> list[dict[str, float]]:
+        try:
+            return train(
+                network, packed["train"], packed["val"], stream.view, loop, on_epoch,
+                checkpoint=checkpoint, identity=identity, world=world,
+            )  # fmt: skip
+        finally:
+            world.wait()
+
+    if not world.is_main:
+        fit(lambda row: None)
+        return
     tags = run_tags(options, key)
     folder = layout.training(options.training)
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,22 +105,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         experiment.model_dump(mode="json"),
         tracking_uri(Path()),
         f"{settings.cell} on {backbone.name} features ({options.stream}), {options.task} task of {dataset.card.title}, "
-        f"fold {fold}, seed {options.seed}",
+        f"fold {options.fold}, seed {options.seed}",
     ) as run:
         for split, samples in sides.items():
             run.log_dataset(pd.DataFrame([asdict(s.video) for s in samples]), str(layout.videos), split, split)
-        history = train(
-            network.to(device), packed["train"], packed["val"], stream.view, loop_settings(options, settings),
-            Progress(run, options, settings.epochs),
-        )  # fmt: skip
+        history = fit(Progress(run, options, settings.epochs))
         best = min(history, key=lambda row: row["val_loss"])
         rows = [[row[name] for name in HISTORY_COLUMNS] for row in history]
         write_table(folder / "history.csv", HISTORY_COLUMNS, rows)
+        reach["after"] = gradient_by_distance(network, packed["train"])
+        norms = zip(*(reach[moment].tolist() for moment in ("before", "after")), strict=True)
+        write_table(
+            folder / "gradients.csv",
+            ["distance_steps", "before_training", "after_training"],
+            [[distance, *both] for distance, both in enumerate(norms)],
+        )
         spec = ModelSpec(
             task=options.task,
             classes=classes,
             background=dataset.card.background if options.task == "frame" else None,
-            head=settings.head,
             architecture=architecture(settings, backbone.feature_size),
             view=stream.view,
             backbone=backbone.name,
@@ -94,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with explaining_full_disk(folder / "model"):
             save_model(folder / "model", Model(spec, network), backbone_file)
         run.log_figure(history_figure(pd.DataFrame(history)), "curves.png")
+        run.log_figure(gradient_figure({name: norms.numpy() for name, norms in reach.items()}), "gradients.png")
         run.log_dict(experiment.model_dump(mode="json"), "config.yaml")
         run.log_model(
             folder / "model",
@@ -104,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         facts = {"run_id": run.run_id, "experiment": options.name, "name": folder.name}
         write_text(folder / "mlflow_run.json", json.dumps(facts, indent=2) + "\n")
+    checkpoint.unlink(missing_ok=True)
     print(
         f"train: {options.name} {folder.name}: {len(sides['train'])} videos, {len(history)} epochs, best epoch "
         f"{best['epoch']:.0f} with validation loss {best['val_loss']:.3f} and score {best['val_score']:.3f}"
@@ -112,7 +153,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def architecture(settings: Train, feature_size: int) -> dict[str, object]:
     """Keyword arguments of RecurrentClassifier but the number of classes."""
-    names = ("cell", "hidden_size", "num_layers", "bidirectional", "motion", "input_dropout", "dropout")
+    names = (
+        "cell", "hidden_size", "num_layers", "bidirectional", "motion", "input_dropout", "dropout", "head",
+        "memory_steps",
+    )  # fmt: skip
     return {"feature_size": feature_size, **{name: getattr(settings, name) for name in names}}
 
 
@@ -124,18 +168,18 @@ def new_network(settings: Train, feature_size: int, num_classes: int, seed: int)
 
 
 def loop_settings(options: StageOptions, settings: Train) -> TrainSettings:
-    """The part of the configuration that the loop is told."""
+    """The part of the configuration that the loop is told; what a task has no use for is left out."""
+    names = [
+        "epochs", "batch_size", "lr", "weight_decay", "clip_norm", "patience", "optimizer", "schedule", "step_epochs",
+        "label_smoothing", "balance",
+    ]  # fmt: skip
+    is_frame = options.task == "frame"
     return TrainSettings(
         task=options.task,
-        head=settings.head,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-        chunk_frames=settings.chunk_frames if options.task == "frame" else 0,
-        patience=settings.patience,
         seed=options.seed,
+        chunk_frames=settings.chunk_frames if is_frame else 0,
+        smoothing=settings.smoothing if is_frame else 0.0,
+        **{name: getattr(settings, name) for name in names},
     )
 
 

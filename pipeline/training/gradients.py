@@ -24,7 +24,7 @@ def gradient_by_distance(network: RecurrentClassifier, sequences: Sequences) -> 
         (S,) float32 on the CPU: at k the mean over the videos that have so many steps; S of at most MOST_STEPS.
     """
     device = sequences.device
-    chosen = []
+    chosen: list[tuple[int, int, int, int, int]] = []
     for video, (begin, end) in enumerate(
         zip(sequences.offsets[:-1].tolist(), sequences.offsets[1:].tolist(), strict=True)
     ):

@@ -15,9 +15,9 @@ from torch.nn import functional
 from pipeline.data.labels import IGNORED
 from pipeline.errors import TrainingError
 from pipeline.models.recurrent import Lanes, RecurrentClassifier, Steps
-from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.training.distributed import World
-from pipeline.training.schedule import Schedule, learning_rate_factor
+from pipeline.training.schedule import Schedule, schedule
 from pipeline.training.sequences import (
     Batch,
     Sequences,
@@ -87,8 +87,9 @@ def train(
         settings: the rest.
         on_epoch: called with each row of the history as it is made.
         checkpoint: file of the training's state, written every few epochs; where it exists, training goes on from it,
-            to the result it would have had without a stop. It is left there: the caller removes it when all is saved.
-        identity: what makes the data this data; a checkpoint of other data or settings is refused.
+            to the result it would have had without a stop. That of other data or settings is replaced, which is
+            printed. It is left there: the caller removes it when all is saved.
+        identity: what makes the data this data.
         world: the processes that train together, each with its share of every batch; None = this one alone.
 
     Returns:
@@ -110,7 +111,7 @@ def train(
     saved_at = time.monotonic()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)  # dropout draws from the global generator; it is restored on leaving
-        saved = load_checkpoint(checkpoint, identity) if checkpoint else None
+        saved = _load(checkpoint, identity)
         if saved:
             saved.restore({"network": network}, learner.optimizer, {"order": generator})
             best = saved.state("best")
@@ -134,7 +135,7 @@ def train(
                 best = copy.deepcopy(network.state_dict())
             if checkpoint and world.is_main and time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
                 values = {"history": history, "best_loss": best_loss, "best_epoch": best_epoch}
-                modules = {"network": network, "best": best}
+                modules: dict[str, Any] = {"network": network, "best": best}
                 save_checkpoint(checkpoint, identity, modules, learner.optimizer, {"order": generator}, values)
                 saved_at = time.monotonic()
     network.load_state_dict(best)
@@ -269,20 +270,20 @@ class Learner:
 
     def _set_rate(self, epoch: int, number: int, num_batches: int) -> float:
         settings = self._settings
-        factor = learning_rate_factor(
+        # Counted in this epoch's batches: epochs of chunks differ a little in their number.
+        factor = schedule(
             settings.schedule,
-            (epoch - 1) * num_batches + number,
-            num_steps=settings.epochs * num_batches,
+            settings.epochs * num_batches,
             warm_up=WARM_UP,
-            step_epochs=settings.step_epochs,
-            epochs=settings.epochs,
+            drop_every=settings.step_epochs * num_batches,
         )
+        rate = settings.lr * factor((epoch - 1) * num_batches + number)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * factor
-        return settings.lr * factor
+            group["lr"] = rate
+        return rate
 
     def _step(self, windows: Windows, lanes: Lanes | None) -> tuple[float, float]:
-        """One optimiser step on this process's share of a batch; returns the loss of the batch and the gradient norm."""
+        """One optimiser step on this process's share of a batch; returns the batch's loss and the gradient norm."""
         settings, network = self._settings, self._network
         labels = gather_labels(self._training, windows)
         denominator = loss_denominator(labels, settings.task, self._weights)
@@ -312,13 +313,22 @@ class Learner:
         return value, norm.item()
 
 
+def _load(checkpoint: Path | None, identity: Mapping[str, Any]) -> Checkpoint | None:
+    """The state to go on from, None when there is none of this training."""
+    try:
+        return load_checkpoint(checkpoint, identity) if checkpoint else None
+    except TrainingError as error:  # a changed setting, or a damaged file: that training is not this one
+        print(f"training begins anew: {error}")  # noqa: T201 - what was computed before is lost
+        return None
+
+
 def _autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
 def _check(network: RecurrentClassifier, training: Sequences, settings: TrainSettings) -> None:
     """Raise TrainingError for what cannot be trained."""
-    present = set(training.labels.unique().tolist()) - {IGNORED}
+    present = set(training.labels.tolist()) - {IGNORED}
     if len(present) < 2:
         raise TrainingError(
             f"the training split holds {len(present)} class(es) in {len(training)} video(s); at least 2 are needed: "

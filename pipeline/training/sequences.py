@@ -8,7 +8,7 @@ set that is larger than half of the free main memory lies in a temporary file, m
 import math
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import psutil
@@ -110,7 +110,7 @@ class Batch:
 
 def gather(sequences: Sequences, windows: Windows) -> Batch:
     """Cut windows out of the packed tensor."""
-    steps, valid = _places(sequences, windows)
+    steps, _ = _places(sequences, windows)
     crops = windows.crops[:, None].expand_as(steps)
     source = sequences.features.device
     features = sequences.features[steps.to(source), crops.to(source)].to(sequences.device, non_blocking=True).float()
@@ -143,7 +143,7 @@ def plan_clips(
     starts = (torch.rand(len(order), generator=generator) * (room + 1)).long().clamp_max(room)
     crops = torch.randint(sequences.num_crops, (len(order),), generator=generator)
     epoch = Windows(order, starts, sizes, crops, torch.arange(len(order)) % batch_size)
-    return [epoch.take(rows) for rows in torch.arange(len(order)).split(batch_size)]
+    return [epoch.take(rows) for rows in torch.split(torch.arange(len(order)), batch_size)]
 
 
 def plan_chunks(
@@ -158,7 +158,7 @@ def plan_chunks(
     crop_of = torch.randint(sequences.num_crops, (len(order),), generator=generator).flip(0).tolist()
     lengths = sequences.lengths.tolist()
     lanes: list[tuple[int, int, int] | None] = [None] * batch_size  # video, crop, first step not read yet
-    plan = []
+    plan: list[Windows] = []
     while True:
         rows = []
         for lane, place in enumerate(lanes):
@@ -202,8 +202,7 @@ def class_weights(labels: Tensor, num_classes: int) -> Tensor:
     """Weight of each class, (K,) float32: inverse to its number of labels, 1 on average over the labels; absent: 0."""
     counts = torch.bincount(labels[labels != IGNORED], minlength=num_classes).float()
     present = counts > 0
-    weights = torch.where(present, counts.sum() / (present.sum() * counts.clamp_min(1)), 0.0)
-    return weights
+    return torch.where(present, counts.sum() / (present.sum() * counts.clamp_min(1)), 0.0)
 
 
 def video_weights(sequences: Sequences, num_classes: int) -> Tensor:

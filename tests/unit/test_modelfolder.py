@@ -19,7 +19,7 @@ VIEW = View(fps=10, short_side=96, crop=96, clip_frames=4, clip_stride=2)
 def make(task="clip", view=VIEW) -> Model:
     torch.manual_seed(0)
     spec = ModelSpec(
-        task=task, classes=("no", "007", "1e5"), background=None, head="mean", architecture=ARCHITECTURE, view=view,
+        task=task, classes=("no", "007", "1e5"), background=None, architecture=ARCHITECTURE, view=view,
         backbone="resnet18", features_key="0123456789abcdef", provenance={"fold": 1},
     )  # fmt: skip
     return Model(spec, RecurrentClassifier(num_classes=3, **ARCHITECTURE))

@@ -135,7 +135,7 @@ def test_a_stream_answers_as_the_clip_read_whole(cell, head, length):
 def test_what_cannot_stream_says_so():
     with pytest.raises(ModelError, match="a bidirectional network reads a video from its end too"):
         Stream(network(bidirectional=True), "frame")
-    with pytest.raises(ModelError, match="attention compares all timesteps.*heads mean, last, ramp"):
+    with pytest.raises(ModelError, match=r"attention compares all timesteps.*heads mean, last, ramp"):
         Stream(network(head="attention"), "clip")
     Stream(network(head="attention"), "frame")  # the frame task has no clip's head
     with pytest.raises(ModelError, match=r"features of shape \(3, 2\); expected \(n, 5\)"):
