@@ -50,9 +50,16 @@ def main() -> None:
         run("lrcn", "results", "artifacts/fight")
         rows = (root / "artifacts/fight/videos.csv").read_text().count("\n") - 1
         files = sum(path.is_file() for path in media.rglob("*"))
-        scores = json.loads((root / "artifacts/fight/metrics.json").read_text())["clip"]["test"]["video"]
+        streams = json.loads((root / "artifacts/fight/metrics.json").read_text())["clip"]
     print(f"\ndvc repro: {seconds:.0f} s; again: {again:.1f} s; {rows} rows for {files} files")
-    print(f"accuracy {scores['top1']:.3f}, AUC {scores['auc']:.3f} over all folds")
+    for stream, scores in streams.items():
+        own, apart = scores["test"]["video"], scores.get("deviation", {})
+        shown = [
+            f"{name} {own[key]:.3f}" + (f" ± {apart[key]:.3f}" if key in apart else "") + f" [{own[f'{key}_low']:.3f}, "
+            f"{own[f'{key}_high']:.3f}]"
+            for name, key in (("accuracy", "top1"), ("AUC", "auc"))
+        ]
+        print(f"{stream}: {', '.join(shown)} over all folds, {len(scores['seeds'])} seed(s)")
 
 
 if __name__ == "__main__":

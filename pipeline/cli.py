@@ -32,8 +32,9 @@ COMMANDS = {
     "index": ("pipeline.stages.index", "stage: media folder and card to tables of videos, segments and splits"),
     "decode": ("pipeline.stages.decode", "stage: each video once into the lossless frame store"),
     "finetune": ("pipeline.stages.finetune", "stage: the backbone's weights, fine-tuned on single frames if asked for"),
-    "train": ("pipeline.stages.train", "stage: a recurrent network for one task and fold"),
+    "train": ("pipeline.stages.train", "stage: a recurrent network for one task, stream, fold and seed"),
     "evaluate": ("pipeline.stages.evaluate", "stage: its scores on the test split, with controls and intervals"),
+    "fuse": ("pipeline.stages.fuse", "stage: the scores of the RGB and the flow stream together"),
     "report": ("pipeline.stages.report", "stage: one HTML page for an experiment"),
 }
 

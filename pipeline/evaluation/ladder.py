@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.data.labels import IGNORED
 from pipeline.evaluation import controls
-from pipeline.evaluation.clip_metrics import clip_metrics
+from pipeline.evaluation.clip_metrics import auc, clip_metrics
 from pipeline.evaluation.frame_metrics import frame_metrics
 from pipeline.evaluation.intervals import bootstrap_interval, bootstrap_mean, paired_difference
 
@@ -31,6 +31,22 @@ class Part:
     properties: np.ndarray
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Class probabilities on the test videos, (N, K): of a model, and of its controls."""
+
+    model: np.ndarray
+    controls: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class FrameAnswers:
+    """Class probabilities on the test videos, (T, K) of each: of a model, and of its controls."""
+
+    model: Sequence[np.ndarray]
+    controls: Mapping[str, Sequence[np.ndarray]]
+
+
 def clip_controls(train: Part, test: Part, predict: Predict, num_classes: int, seed: int) -> dict[str, np.ndarray]:
     """Class probabilities (N, K) of each control on the test videos; `predict` is the model, (T, D) to (K,)."""
     labels = np.asarray(train.labels)
@@ -48,8 +64,7 @@ def clip_controls(train: Part, test: Part, predict: Predict, num_classes: int, s
 
 
 def clip_scores(
-    probs: np.ndarray,
-    ladder: Mapping[str, np.ndarray],
+    runs: Sequence[Answers],
     labels: np.ndarray,
     groups: Sequence[str],
     opposite: Mapping[int, int],
@@ -59,43 +74,53 @@ def clip_scores(
 ) -> dict[str, object]:
     """Scores of a clip model and its controls, as written to `metrics.json`.
 
-    probs (N, K) the model's, ladder the controls', labels (N,). `difference` is model minus control in top-1, paired.
-    `reversed_opposite` (where classes have an opposite): of the videos that were right, the share that gets the
-    opposite class when played backwards.
+    runs: the answers of one training, or of several that differ in their seed; labels (N,). Of several, every score is
+    their mean, and every interval is that of this mean, whole groups being drawn anew for all of them together.
+    `difference` is model minus control in top-1, paired. `reversed_opposite` (where classes have an opposite): of the
+    videos that were right, the share that gets the opposite class when played backwards.
     """
-    right = (probs.argmax(axis=1) == labels).astype(float)
-    interval = bootstrap_mean(right, groups, samples=samples, seed=seed)
+
+    def right(answers: Sequence[np.ndarray]) -> np.ndarray:
+        return np.asarray(np.mean([probs.argmax(axis=1) == labels for probs in answers], axis=0))
+
+    def area(answers: Sequence[np.ndarray], chosen: np.ndarray) -> float:
+        return float(np.mean([auc(probs[chosen, 1], labels[chosen] == 1) for probs in answers]))
+
+    own = [run.model for run in runs]
+    interval = bootstrap_mean(right(own), groups, samples=samples, seed=seed)
     scores: dict[str, object] = {
-        **clip_metrics(probs, labels),
+        **mean_of([clip_metrics(probs, labels) for probs in own]),
         "top1_low": interval.low,
         "top1_high": interval.high,
         "num_groups": interval.num_groups,
     }
-    if probs.shape[1] == 2:
-        auc = bootstrap_interval(
-            lambda chosen: clip_metrics(probs[chosen], labels[chosen])["auc"], groups, samples=samples, seed=seed
-        )
-        scores |= {"auc_low": auc.low, "auc_high": auc.high}
+    if own[0].shape[1] == 2:
+        area_interval = bootstrap_interval(lambda chosen: area(own, chosen), groups, samples=samples, seed=seed)
+        scores |= {"auc_low": area_interval.low, "auc_high": area_interval.high}
     rungs: dict[str, object] = {}
-    for name, control in ladder.items():
-        control_right = (control.argmax(axis=1) == labels).astype(float)
-        own = bootstrap_mean(control_right, groups, samples=samples, seed=seed)
-        gain = paired_difference(right, control_right, groups, samples=samples, seed=seed)
+    for name in runs[0].controls:
+        control = [np.asarray(run.controls[name]) for run in runs]
+        bounds = bootstrap_mean(right(control), groups, samples=samples, seed=seed)
+        gain = paired_difference(right(own), right(control), groups, samples=samples, seed=seed)
         rungs[name] = {
-            "top1": float(control_right.mean()),
-            "low": own.low,
-            "high": own.high,
+            "top1": float(right(control).mean()),
+            "low": bounds.low,
+            "high": bounds.high,
             "difference": gain.difference,
             "difference_low": gain.low,
             "difference_high": gain.high,
         }
-        if control.shape[1] == 2:
-            rungs[name]["auc"] = clip_metrics(control, labels)["auc"]  # type: ignore[index]
+        if control[0].shape[1] == 2:
+            rungs[name]["auc"] = area(control, np.arange(len(labels)))  # type: ignore[index]
     result: dict[str, object] = {"test": {"video": scores}, "controls": rungs}
-    if opposite and "reversed" in ladder:
-        result["reversed_opposite"] = controls.reverse_opposites(
-            probs.argmax(axis=1), ladder["reversed"].argmax(axis=1), labels, opposite
-        )
+    if opposite and "reversed" in runs[0].controls:
+        shares = [
+            controls.reverse_opposites(
+                run.model.argmax(axis=1), np.asarray(run.controls["reversed"]).argmax(axis=1), labels, opposite
+            )
+            for run in runs
+        ]
+        result["reversed_opposite"] = float(np.mean(shares))
     return result
 
 
@@ -124,8 +149,7 @@ def frame_controls(
 
 
 def frame_scores(
-    probs: Sequence[np.ndarray],
-    ladder: Mapping[str, Sequence[np.ndarray]],
+    runs: Sequence[FrameAnswers],
     labels: Sequence[np.ndarray],
     groups: Sequence[str],
     background: int | None,
@@ -133,32 +157,50 @@ def frame_scores(
     samples: int,
     seed: int,
 ) -> dict[str, object]:
-    """Scores of a frame model and its controls, as written to `metrics.json`; accuracy intervals over groups."""
-    num_classes = probs[0].shape[1]
+    """The same for the frame task, (T, K) and (T,) of each video; accuracy intervals over groups."""
+    num_classes = runs[0].model[0].shape[1]
     frame_groups = np.repeat(np.asarray(groups), [int((video != IGNORED).sum()) for video in labels])
 
-    def right(answers: Sequence[np.ndarray]) -> np.ndarray:
-        pairs = zip(answers, labels, strict=True)
-        return np.concatenate([(a.argmax(axis=1) == t)[t != IGNORED] for a, t in pairs]).astype(float)
+    def right(answers: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+        return np.asarray(np.mean([_right_frames(videos, labels) for videos in answers], axis=0))
 
-    def scores(answers: Sequence[np.ndarray]) -> dict[str, float]:
-        predicted = [video.argmax(axis=1) for video in answers]
-        found = frame_metrics(labels, predicted, num_classes=num_classes, background=background, probs=answers)
+    def scores(answers: Sequence[Sequence[np.ndarray]]) -> dict[str, float]:
+        found = mean_of([score_frames(videos, labels, num_classes, background) for videos in answers])
         interval = bootstrap_mean(right(answers), frame_groups, samples=samples, seed=seed)
         return {**found, "acc_low": interval.low, "acc_high": interval.high, "num_groups": interval.num_groups}
 
+    own = [run.model for run in runs]
     rungs: dict[str, object] = {}
-    for name, control in ladder.items():
-        own = scores(control)
-        gain = paired_difference(right(probs), right(control), frame_groups, samples=samples, seed=seed)
+    for name in runs[0].controls:
+        control = [run.controls[name] for run in runs]
+        reached = scores(control)
+        gain = paired_difference(right(own), right(control), frame_groups, samples=samples, seed=seed)
         rungs[name] = {
-            "acc": own["acc"],
-            "low": own["acc_low"],
-            "high": own["acc_high"],
-            "edit": own["edit"],
-            "f1_50": own["f1_50"],
+            "acc": reached["acc"],
+            "low": reached["acc_low"],
+            "high": reached["acc_high"],
+            "edit": reached["edit"],
+            "f1_50": reached["f1_50"],
             "difference": gain.difference,
             "difference_low": gain.low,
             "difference_high": gain.high,
         }
-    return {"test": {"frame": scores(probs)}, "controls": rungs}
+    return {"test": {"frame": scores(own)}, "controls": rungs}
+
+
+def mean_of(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each score over several trainings."""
+    return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}
+
+
+def _right_frames(answers: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> np.ndarray:
+    pairs = zip(answers, labels, strict=True)
+    return np.concatenate([(a.argmax(axis=1) == t)[t != IGNORED] for a, t in pairs]).astype(float)
+
+
+def score_frames(
+    answers: Sequence[np.ndarray], labels: Sequence[np.ndarray], num_classes: int, background: int | None
+) -> dict[str, float]:
+    """`frame_metrics` of class probabilities, (T, K) of each video."""
+    predicted = [video.argmax(axis=1) for video in answers]
+    return frame_metrics(labels, predicted, num_classes=num_classes, background=background, probs=answers)

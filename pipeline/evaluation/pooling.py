@@ -1,63 +1,62 @@
 """Scores over all folds: every test video's answer comes from the model that did not train on its group."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from pipeline.data.labels import IGNORED
 from pipeline.errors import DataError
-from pipeline.evaluation.ladder import clip_scores, frame_scores
+from pipeline.evaluation.clip_metrics import clip_metrics
+from pipeline.evaluation.ladder import Answers, FrameAnswers, clip_scores, frame_scores, score_frames
+
+# By seed, `predictions.csv` and `controls.csv` of each fold.
+Tables = Mapping[int, Sequence[tuple[pd.DataFrame, pd.DataFrame]]]
 
 
 def pool_clip(
-    folds: Sequence[tuple[pd.DataFrame, pd.DataFrame]],
-    classes: Sequence[str],
-    opposite: Mapping[int, int],
-    *,
-    samples: int,
-    seed: int,
+    tables: Tables, classes: Sequence[str], opposite: Mapping[int, int], *, samples: int, seed: int
 ) -> dict[str, object]:
-    """Scores of the folds' `predictions.csv` and `controls.csv` put together; raises DataError without a fold.
+    """Scores of the folds put together, in the form of `metrics.json`.
 
-    Where a video is tested in several folds (UCF101's three lists) each of its tests counts.
+    With several seeds the folds are put together for each, and a score is the mean over the seeds, its interval that
+    of this mean. `seeds` holds the scores of each, `deviation` their standard deviation (n - 1; with several seeds).
+    Where a video is tested in several folds (UCF101's three lists) each of its tests counts. Raises DataError without a
+    fold, or when the seeds were not scored on the same videos.
     """
-    if not folds:
-        raise DataError("no fold to pool")
-    predictions = pd.concat([fold[0] for fold in folds], ignore_index=True)
-    controls = pd.concat([fold[1] for fold in folds], ignore_index=True)
-    names = list(dict.fromkeys(controls["control"]))
-    ladder = {name: class_probabilities(controls[controls["control"] == name], classes) for name in names}
-    labels = _indices(predictions["label"], classes)
-    groups = predictions["group"].tolist()
-    return clip_scores(
-        class_probabilities(predictions, classes), ladder, labels, groups, opposite, samples=samples, seed=seed
-    )
+    predictions = _predictions(tables)
+    labels, groups = label_indices(predictions["label"], classes), predictions["group"].tolist()
+    runs = {}
+    for number, folds in tables.items():
+        controls = pd.concat([fold[1] for fold in folds], ignore_index=True)
+        runs[number] = Answers(
+            class_probabilities(pd.concat([fold[0] for fold in folds]), classes),
+            {str(name): class_probabilities(rows, classes) for name, rows in controls.groupby("control", sort=False)},
+        )
+    scores = clip_scores(list(runs.values()), labels, groups, opposite, samples=samples, seed=seed)
+    return scores | _by_seed({number: clip_metrics(run.model, labels) for number, run in runs.items()})
 
 
 def pool_frame(
-    folds: Sequence[tuple[pd.DataFrame, pd.DataFrame]],
-    classes: Sequence[str],
-    background: int | None,
-    *,
-    samples: int,
-    seed: int,
+    tables: Tables, classes: Sequence[str], background: int | None, *, samples: int, seed: int
 ) -> dict[str, object]:
     """The same for the frame task; a recording tested in two folds stands twice."""
-    if not folds:
-        raise DataError("no fold to pool")
-    probs: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
-    groups: list[str] = []
-    ladder: dict[str, list[np.ndarray]] = {}
-    for predictions, controls in folds:
-        for _, steps in predictions.groupby("video_id", sort=False):
-            probs.append(class_probabilities(steps, classes))
-            labels.append(_indices(steps["label"], classes))
-            groups.append(str(steps["group"].iloc[0]))
-        for (name, _), steps in controls.groupby(["control", "video_id"], sort=False):
-            ladder.setdefault(str(name), []).append(class_probabilities(steps, classes))
-    return frame_scores(probs, ladder, labels, groups, background, samples=samples, seed=seed)
+    _predictions(tables)
+    videos = list(_videos([fold[0] for fold in next(iter(tables.values()))]))
+    labels = [label_indices(rows["label"], classes) for rows in videos]
+    groups = [str(rows["group"].iloc[0]) for rows in videos]
+    runs = {}
+    for number, folds in tables.items():
+        ladder: dict[str, list[np.ndarray]] = {}
+        for _, controls in folds:
+            for (name, _), rows in controls.groupby(["control", "video_id"], sort=False):
+                ladder.setdefault(str(name), []).append(class_probabilities(rows, classes))
+        own = [class_probabilities(rows, classes) for rows in _videos([fold[0] for fold in folds])]
+        runs[number] = FrameAnswers(own, ladder)
+    scores = frame_scores(list(runs.values()), labels, groups, background, samples=samples, seed=seed)
+    return scores | _by_seed(
+        {number: score_frames(run.model, labels, len(classes), background) for number, run in runs.items()}
+    )
 
 
 def class_probabilities(rows: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
@@ -66,6 +65,43 @@ def class_probabilities(rows: pd.DataFrame, classes: Sequence[str]) -> np.ndarra
     return np.asarray(probs / probs.sum(axis=1, keepdims=True))  # the tables hold six digits
 
 
-def _indices(labels: "pd.Series[str]", classes: Sequence[str]) -> np.ndarray:
+def label_indices(labels: "pd.Series[str]", classes: Sequence[str]) -> np.ndarray:
+    """Class indices of a table's labels, (N,) int64, IGNORED where there is none."""
     number = {name: index for index, name in enumerate(classes)} | {"": IGNORED}
     return labels.map(number).to_numpy(dtype=np.int64)
+
+
+def _predictions(tables: Tables) -> pd.DataFrame:
+    """The first seed's answers, folds together; the other seeds must have been asked the same."""
+    if not tables or not all(tables.values()):
+        raise DataError("no fold to pool")
+    whole = {seed: pd.concat([fold[0] for fold in folds], ignore_index=True) for seed, folds in tables.items()}
+    (first, predictions), *others = whole.items()
+    asked = [name for name in ("video_id", "time_seconds", "group", "label") if name in predictions.columns]
+    for seed, other in others:
+        if not predictions[asked].equals(other[asked]):
+            raise DataError(
+                f"seeds {first} and {seed} were not scored on the same videos and labels; "
+                "run the stage `evaluate` of both again"
+            )
+    return predictions
+
+
+def _videos(folds: Sequence[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    for fold in folds:
+        for _, rows in fold.groupby("video_id", sort=False):
+            yield rows
+
+
+def _by_seed(scores: Mapping[int, Mapping[str, float]]) -> dict[str, object]:
+    """The scores of each seed, and how far they lie apart."""
+    own = {
+        number: {name: value for name, value in one.items() if not name.startswith(("num_", "background"))}
+        for number, one in scores.items()
+    }
+    found: dict[str, object] = {"seeds": {str(number): one for number, one in own.items()}}
+    if len(own) > 1:
+        found["deviation"] = {
+            name: float(np.std([one[name] for one in own.values()], ddof=1)) for name in next(iter(own.values()))
+        }
+    return found

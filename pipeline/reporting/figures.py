@@ -37,6 +37,8 @@ CONTROL_LABELS = {
     "mean_and_motion": "mean and motion of the features",
     "shuffled": "the model, frames shuffled",
     "reversed": "the model, frames reversed",
+    "rgb": "RGB alone",
+    "flow": "optical flow alone",
 }
 _STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: no machine lacks it

@@ -24,7 +24,17 @@ from pipeline.reporting.figures import (
     timeline_figure,
     to_svg,
 )
-from pipeline.reporting.summary import COLUMNS, LEVELS, Mistake, Training, confident_mistakes, headline_table, statement
+from pipeline.reporting.summary import (
+    COLUMNS,
+    LEVELS,
+    STREAMS,
+    Mistake,
+    Training,
+    confident_mistakes,
+    headline_table,
+    statement,
+    streams_table,
+)
 
 __all__ = ["Mistake", "ReportData", "Training", "confident_mistakes", "render_report"]
 
@@ -38,8 +48,9 @@ TASKS = {"clip": "One label per video", "frame": "One label per frame"}
 class ReportData:
     """Everything the page shows, as plain values.
 
-    title, experiment: what was done to which data set. trainings: at least one, all folds of each task. pooled: per
-    task the scores over all folds, in the form of metrics.json. facts: of the data set, name to value. samples:
+    title, experiment: what was done to which data set. trainings: at least one, all folds and seeds of each task and
+    stream; of several seeds the first is shown in figures. pooled: per task and stream (rgb, flow, fused) the scores
+    over all folds, in the form of metrics.json. facts: of the data set, name to value. samples:
     captions and frames, (H, W, 3) uint8 RGB. notes: sentences a reader must see beside the scores (files rejected,
     leaks of an official split, ...). provenance: name to value.
     """
@@ -47,7 +58,7 @@ class ReportData:
     title: str
     experiment: str
     trainings: Sequence[Training]
-    pooled: Mapping[str, Mapping[str, Any]]
+    pooled: Mapping[str, Mapping[str, Mapping[str, Any]]]
     facts: Mapping[str, str]
     provenance: Mapping[str, str]
     samples: Sequence[tuple[str, np.ndarray]] = ()
@@ -56,7 +67,8 @@ class ReportData:
     def __post_init__(self) -> None:
         if not self.trainings:
             raise DataError(f"report of {self.experiment}: no training to show; run the stage `evaluate` first")
-        missing = {training.task for training in self.trainings} - set(self.pooled)
+        pooled = {f"{task} {stream}" for task, streams in self.pooled.items() for stream in streams}
+        missing = {f"{training.task} {training.stream}" for training in self.trainings} - pooled
         if missing:
             raise DataError(f"report of {self.experiment}: no pooled scores of {', '.join(sorted(missing))}")
 
@@ -68,13 +80,20 @@ def render_report(data: ReportData) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     trainings = [_clean(training) for training in data.trainings]
-    tasks = []
+    tasks, streams = [], []
     for task, heading in TASKS.items():
-        chosen = [training for training in trainings if training.task == task]
-        if chosen:
-            tasks.append(_task(heading, chosen, data.pooled[task]))
+        own = [training for training in trainings if training.task == task]
+        known = [stream for stream in STREAMS if any(training.stream == stream for training in own)]
+        for stream in known:
+            chosen = [training for training in own if training.stream == stream]
+            title = heading if known == ["rgb"] else f"{heading}, {STREAMS[stream]}"
+            tasks.append(_task(title, chosen, data.pooled[task][stream]))
+        num_seeds = len({training.seed for training in own})
+        if len(known) > 1 or num_seeds > 1:
+            heads, rows = streams_table(task, data.pooled[task])
+            streams.append({"heading": heading, "heads": heads, "rows": rows, "num_seeds": num_seeds})
     page = environment.get_template("report.html").render(
-        data=data, tasks=tasks, samples=[(caption, _image(frame)) for caption, frame in data.samples]
+        data=data, tasks=tasks, streams=streams, samples=[(caption, _image(frame)) for caption, frame in data.samples]
     )
     # A file name that is no UTF-8 was read with surrogate escapes, which no page can hold.
     return page.encode("utf-8", "replace").decode("utf-8")
@@ -96,8 +115,14 @@ def _task(heading: str, trainings: Sequence[Training], pooled: Mapping[str, Any]
         "heads": heads,
         "rows": rows,
         "ladder": _svg(ladder_figure(pooled), label) if len(trainings) > 1 else None,
-        "trainings": [_section(training) for training in trainings],
+        "trainings": [_section(training) for training in _shown(trainings)],
     }
+
+
+def _shown(trainings: Sequence[Training]) -> list[Training]:
+    """The trainings of the first seed: those of the others differ by chance alone."""
+    first = min(training.seed for training in trainings)
+    return [training for training in trainings if training.seed == first]
 
 
 def _section(training: Training) -> dict[str, Any]:
@@ -105,10 +130,11 @@ def _section(training: Training) -> dict[str, Any]:
     name = training.name
     figures = {
         "ladder": _svg(ladder_figure(training.metrics), f"{name}: the model and its controls"),
-        "history": _svg(history_figure(training.history), f"{name}: curves of the training"),
         "confusion": _svg(confusion_figure(training.confusion, training.classes), f"{name}: confusion matrix"),
         "per_class": _svg(per_class_figure(training.per_class), f"{name}: recall and precision of each class"),
     }
+    if training.history is not None:
+        figures["history"] = _svg(history_figure(training.history), f"{name}: curves of the training")
     if training.reliability:
         figures["reliability"] = _svg(reliability_figure(training.reliability), f"{name}: confidence and accuracy")
     if training.task == "frame":
@@ -119,6 +145,7 @@ def _section(training: Training) -> dict[str, Any]:
         "name": name,
         "figures": figures,
         "background": training.background,
+        "fused": training.stream == "fused",
         "ece": interval_text(scores.get("ece")) if training.task == "clip" else None,
         "per_class": [[_cell(value) for value in row] for row in training.per_class.itertuples(index=False)],
         "per_class_heads": [str(column).replace("_", " ") for column in training.per_class.columns],

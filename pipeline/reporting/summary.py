@@ -10,8 +10,14 @@ import pandas as pd
 from pipeline.errors import DataError
 from pipeline.reporting.figures import defined, interval_text
 
-# Controls that cannot know the order of frames.
-ORDERLESS = {"single_frame": "a single frame", "mean_pool": "the mean of the features over time"}
+# What a score is first held against: models that cannot know the order of frames; for a fusion, each stream alone.
+SIMPLER = {
+    "single_frame": "a single frame",
+    "mean_pool": "the mean of the features over time",
+    "rgb": "RGB alone",
+    "flow": "optical flow alone",
+}
+STREAMS = {"fused": "both streams", "rgb": "RGB", "flow": "optical flow"}  # in the order of the page
 FEW_GROUPS = 20  # below it a bootstrap over groups gives intervals that are too narrow
 # Header of a column, key in metrics.json; the first of each task is its headline score.
 COLUMNS = {
@@ -49,10 +55,11 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Training:
-    """One task and fold, as its files hold it.
+    """One task, stream, fold and seed, as its files hold it.
 
     name: e.g. `clip-rgb-fold1-seed0`. model: in words, e.g. `LSTM`. classes: in the order of confusion, (K, K) counts
     with the truth in rows. metrics, history, predictions, per_class: the files of these names; the tables may be text.
+    A fusion of two streams has no history.
     background: the frame task's class for "none of the actions". reliability: rows of evaluation.clip_metrics.
     mistakes: see `confident_mistakes`. Raises DataError when confusion and classes do not fit.
     """
@@ -62,13 +69,15 @@ class Training:
     model: str
     classes: Sequence[str]
     metrics: Mapping[str, Any]
-    history: pd.DataFrame
+    history: pd.DataFrame | None
     predictions: pd.DataFrame
     per_class: pd.DataFrame
     confusion: np.ndarray
     background: str | None = None
     reliability: Sequence[Mapping[str, float]] = ()
     mistakes: Sequence[Mistake] = ()
+    stream: str = "rgb"
+    seed: int = 0
 
     def __post_init__(self) -> None:
         size = len(self.classes)
@@ -90,9 +99,9 @@ def confident_mistakes(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def headline_table(trainings: Sequence[Training], pooled: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows (text) of one task: each training, and with several folds their mean and all of them together.
+    """Header and rows (text) of one task and stream: each training, and of several their mean and all folds together.
 
-    pooled: as metrics.json, over all folds. The mean comes with the standard deviation between folds.
+    pooled: as metrics.json, over all folds. The mean comes with the standard deviation between trainings.
     """
     task = trainings[0].task
     whole = pooled["test"][LEVELS[task]]
@@ -103,10 +112,33 @@ def headline_table(trainings: Sequence[Training], pooled: Mapping[str, Any]) -> 
         for _, key in columns:
             values = [t.scores[key] for t in trainings if defined(t.scores.get(key))]
             means.append(f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "–")
-        rows.append(["mean of the folds", "", "", *means])
-        rows.append(_row("all folds together", whole, [key for _, key in columns]))
+        num_seeds = len({training.seed for training in trainings})
+        rows.append(["mean of the folds" if num_seeds == 1 else "mean of the trainings", "", "", *means])
+        together = "all folds together" if num_seeds == 1 else f"all folds together, mean of {num_seeds} seeds"
+        rows.append(_row(together, whole, [key for _, key in columns]))
     first = f"{columns[0][0]} [95{PERCENT}]"
     return ["training", "test videos", "groups", first, *[head for head, _ in columns[1:]]], rows
+
+
+def streams_table(task: str, pooled: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows (text) of one task: a row for each stream, all folds together, ± over the seeds.
+
+    pooled: by stream, as metrics.json.
+    """
+    chosen = {stream: pooled[stream] for stream in STREAMS if stream in pooled}
+    own = {stream: scores["test"][LEVELS[task]] for stream, scores in chosen.items()}
+    columns = [(head, key) for head, key in COLUMNS[task] if any(defined(scores.get(key)) for scores in own.values())]
+    rows = []
+    for stream, scores in own.items():
+        deviation = chosen[stream].get("deviation", {})
+        cells = []
+        for _, key in columns:
+            value, apart = interval_text(scores.get(key)), deviation.get(key)
+            bounds = interval_text(scores.get(key), scores.get(f"{key}_low"), scores.get(f"{key}_high"))
+            cells.append(value + (f" ± {apart:.2f}" if defined(apart) else "") + bounds.removeprefix(value))
+        counts = [f"{scores[count]:.0f}" for count in ("num_videos", "num_groups")]
+        rows.append([STREAMS[stream], *counts, *cells])
+    return ["stream", "test videos", "groups", *[head for head, _ in columns]], rows
 
 
 def statement(trainings: Sequence[Training], pooled: Mapping[str, Any]) -> str:
@@ -115,7 +147,10 @@ def statement(trainings: Sequence[Training], pooled: Mapping[str, Any]) -> str:
     scores, key = pooled["test"][LEVELS[task]], COLUMNS[task][0][1]
     num_videos, num_groups = int(scores["num_videos"]), int(scores["num_groups"])
     tested = {"clip": f"{num_videos} test videos", "frame": f"the labelled frames of {num_videos} test recordings"}
-    folds = f"{len(trainings)} folds together, " if len(trainings) > 1 else ""
+    num_seeds = len({training.seed for training in trainings})
+    num_folds = len(trainings) // num_seeds
+    folds = f"{num_folds} folds together, " if num_folds > 1 else ""
+    folds += f"mean of {num_seeds} seeds, " if num_seeds > 1 else ""
     if num_groups < 2:
         groups = "one group of recordings, so there is no interval"
     else:
@@ -123,7 +158,7 @@ def statement(trainings: Sequence[Training], pooled: Mapping[str, Any]) -> str:
         groups = f"95{PERCENT} interval over {num_groups} groups of recordings{few}"
     share = interval_text(scores[key], scores.get(f"{key}_low"), scores.get(f"{key}_high"))
     words = [f"The {trainings[0].model} labels {share} of {tested[task]} correctly ({folds}{groups})."]
-    words += _against_orderless(controls, key)
+    words += _against_simpler(controls, key)
     words += _order(pooled, key)
     if {"file_properties", "majority"} <= set(controls):
         properties, majority = controls["file_properties"], controls["majority"]
@@ -143,12 +178,12 @@ def _row(name: str, scores: Mapping[str, Any], keys: Sequence[str]) -> list[str]
     return [name, *counts, main, *[interval_text(scores.get(key)) for key in keys[1:]]]
 
 
-def _against_orderless(controls: Mapping[str, Any], key: str) -> list[str]:
-    known = [name for name in ORDERLESS if name in controls]
+def _against_simpler(controls: Mapping[str, Any], key: str) -> list[str]:
+    known = [name for name in SIMPLER if name in controls]
     if not known:
         return []
     best = controls[max(known, key=lambda name: controls[name][key])]
-    reached = " and ".join(f"{ORDERLESS[name]} reaches {controls[name][key]:.2f}" for name in known)
+    reached = " and ".join(f"{SIMPLER[name]} reaches {controls[name][key]:.2f}" for name in known)
     text = reached[0].upper() + reached[1:]
     over = "that" if len(known) == 1 else "the better of these"
     low = best.get("difference_low")

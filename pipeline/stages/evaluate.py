@@ -10,14 +10,22 @@ import numpy as np
 from pipeline.data.labels import IGNORED
 from pipeline.data.tables import SIDES
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
-from pipeline.evaluation.ladder import Part, clip_controls, clip_scores, frame_controls, frame_scores
+from pipeline.evaluation.ladder import (
+    Answers,
+    FrameAnswers,
+    Part,
+    clip_controls,
+    clip_scores,
+    frame_controls,
+    frame_scores,
+)
 from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
-from pipeline.files import write_table, write_text
 from pipeline.models.modelfolder import Model, load_model
 from pipeline.reporting.figures import confusion_figure, ladder_figure
+from pipeline.stages.answers import headline, write_rows, write_scores
 from pipeline.stages.layout import dataset_of, stage_options
-from pipeline.stages.samples import Sample, opposites, read_samples, without_nan
+from pipeline.stages.samples import Sample, opposites, read_samples
 from pipeline.tracking import Run, flatten, tracking_uri
 from pipeline.view import features_key
 
@@ -47,12 +55,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if task == "clip":
         stacked, labels = np.stack(probs), np.array([sample.labels[0] for sample in test])
         ladder: Mapping[str, Any] = clip_controls(*sides, model.predict_features, num_classes, seed)
-        scores = clip_scores(stacked, ladder, labels, groups, opposites(dataset), samples=samples, seed=seed)
+        runs = [Answers(stacked, ladder)]
+        scores = clip_scores(runs, labels, groups, opposites(dataset), samples=samples, seed=seed)
     else:
         background = 0 if model.spec.background is not None else None
         ladder = frame_controls(*sides, model.predict_features, num_classes, seed)
         truth = [sample.labels for sample in test]
-        scores = frame_scores(probs, ladder, truth, groups, background, samples=samples, seed=seed)
+        frames = [FrameAnswers(probs, ladder)]
+        scores = frame_scores(frames, truth, groups, background, samples=samples, seed=seed)
         kept = np.concatenate([sample.labels != IGNORED for sample in test])
         stacked, labels = np.concatenate(probs)[kept], np.concatenate(truth)[kept]
     matrix = confusion_matrix(labels, stacked.argmax(axis=1), num_classes)
@@ -63,16 +73,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     answers = [model.predict(sample.features, key) for sample in validation]
     write_rows(folder / "validation.csv", prediction_rows(model, validation, answers))
     write_rows(folder / "controls.csv", control_rows(model, test, ladder))
-    write_rows(folder / "per_class.csv", per_class)
-    write_rows(folder / "confusion.csv", [dict(zip(model.classes, map(int, row), strict=True)) for row in matrix])
-    write_text(folder / "metrics.json", json.dumps(without_nan(scores), indent=2, allow_nan=False) + "\n")
+    write_scores(folder, scores, per_class, matrix, model.classes)
     log_to_run(training / "mlflow_run.json", scores, matrix, model, per_class, folder)
-    headline = scores["test"]["video" if task == "clip" else "frame"]  # type: ignore[index]
-    name = "top1" if task == "clip" else "acc"
-    print(
-        f"evaluate: {options.name} {options.training}: {name} {headline[name]:.3f} "
-        f"[{headline[f'{name}_low']:.3f}, {headline[f'{name}_high']:.3f}] on {len(test)} test videos"
-    )
+    print(f"evaluate: {options.name} {options.training}: {headline(task, scores)}")
 
 
 def part(samples: Sequence[Sample], task: str) -> Part:
@@ -111,12 +114,6 @@ def control_rows(
     for name, answers in ladder.items():
         for row in prediction_rows(model, samples, answers):
             yield {"control": name, **row}
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows of equal keys as CSV."""
-    rows = list(rows)
-    write_table(path, list(rows[0]), [list(row.values()) for row in rows])
 
 
 def log_to_run(

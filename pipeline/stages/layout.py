@@ -10,6 +10,8 @@ from pipeline.config import Experiment, Runtime, Stream, StreamSettings, Task, l
 from pipeline.data.cards import Dataset, read_dataset
 from pipeline.errors import ConfigError
 
+Scored = Stream | Literal["fused"]
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -115,7 +117,7 @@ def representation(experiment: Experiment, stream: Stream, fold: int) -> str:
     return name if stream == "rgb" else f"{stream}-{name}"
 
 
-def training_name(task: Task, stream: Stream | Literal["fused"], fold: int, seed: int) -> str:
+def training_name(task: Task, stream: Scored, fold: int, seed: int) -> str:
     """Name of a training, or of the fusion of the two streams' trainings.
 
     >>> training_name("clip", "rgb", fold=1, seed=0)

@@ -15,17 +15,20 @@ def git_state() -> dict[str, str]:
     return {"git.commit": commit, "git.dirty": str(bool(status)).lower()}
 
 
-def run_tags(options: StageOptions, features_key: str) -> dict[str, str]:
-    """Tags that link an MLflow run to the code, the DVC stage and experiment, the tables and the features."""
+def run_tags(options: StageOptions, features_key: str | None = None) -> dict[str, str]:
+    """Tags that link an MLflow run to the code, the DVC stage and experiment, the tables and the features.
+
+    A run without features of its own (None) is the fusion of the two streams.
+    """
     git, layout = git_state(), options.layout
     tags = {
         "experiment": layout.experiment,
         "dataset": options.experiment.dataset,
         "task": options.task,
-        "stream": options.stream,
+        "stream": "fused" if features_key is None else options.stream,
         "fold": str(options.fold),
         "seed": str(options.seed),
-        "features.key": features_key,
+        **({} if features_key is None else {"features.key": features_key}),
         "videos.sha256": content_hash(layout.videos),
         "segments.sha256": content_hash(layout.segments),
         "splits.sha256": content_hash(layout.splits),

@@ -1,6 +1,7 @@
 """Stage `report`: scores over all folds, and one HTML page that shows everything a reader needs to trust them."""
 
 import importlib.metadata
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,17 +10,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.config import Task
+from pipeline.config import Experiment, StreamSettings, Task
 from pipeline.data.cards import Dataset
 from pipeline.data.tables import Video, read_videos
 from pipeline.discovery import printable
 from pipeline.evaluation.clip_metrics import reliability
-from pipeline.evaluation.pooling import class_probabilities, pool_clip, pool_frame
+from pipeline.evaluation.pooling import class_probabilities
 from pipeline.files import write_text
 from pipeline.reporting.report import Mistake, ReportData, Training, confident_mistakes, render_report
-from pipeline.stages.layout import Layout, StageOptions, dataset_of, representation, stage_options, training_name
+from pipeline.stages.answers import pooled, read_answers
+from pipeline.stages.layout import (
+    Layout,
+    Scored,
+    StageOptions,
+    dataset_of,
+    representation,
+    stage_options,
+    training_name,
+)
 from pipeline.stages.provenance import git_state
-from pipeline.stages.samples import opposites, task_classes, without_nan
+from pipeline.stages.samples import task_classes, without_nan
 from pipeline.video.framestore import FrameStore
 from pipeline.video.reader import i420_to_rgb
 
@@ -28,22 +38,26 @@ PACKAGES = ("lrcn-pipeline", "torch", "torchvision", "av", "numpy", "scikit-lear
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write `metrics.json` (all folds together) and `report.html`."""
+    """Write `metrics.json` (per task and stream, all folds together) and `report.html`."""
     options = stage_options(__doc__, argv)
     experiment, layout = options.experiment, options.layout
     dataset = dataset_of(experiment)
     videos = {video.video_id: video for video in read_videos(layout.videos)}
     frames = FrameStore(layout.frames, experiment.view.frames_key)
-    pooled: dict[str, Any] = {}
+    scores: dict[str, dict[str, Any]] = {}
     trainings: list[Training] = []
-    for task in experiment.stream("rgb").tasks:
-        tables = [read_tables(layout, training_name(task, "rgb", fold, experiment.seed)) for fold in experiment.folds]
-        pooled[task] = pool(options, dataset, task, tables)
+    for task, stream in scored(experiment):
+        tables = {
+            seed: [read_tables(layout, training_name(task, stream, fold, seed)) for fold in experiment.folds]
+            for seed in experiment.seeds
+        }
+        scores.setdefault(task, {})[stream] = pooled(options, dataset, task, tables)
         trainings += [
-            training_of(options, dataset, task, fold, predictions, videos, frames)
-            for fold, (predictions, _) in zip(experiment.folds, tables, strict=True)
+            training_of(options, dataset, (task, stream, fold, seed), predictions, videos, frames)
+            for seed, folds in tables.items()
+            for fold, (predictions, _) in zip(experiment.folds, folds, strict=True)
         ]
-    write_text(layout.root / "metrics.json", json.dumps(without_nan(pooled), indent=2, allow_nan=False) + "\n")
+    write_text(layout.root / "metrics.json", json.dumps(without_nan(scores), indent=2, allow_nan=False) + "\n")
     audit = json.loads(layout.audit.read_text(encoding="utf-8"))
     rejected = sum(video.status == "rejected" for video in videos.values())
     page = render_report(
@@ -51,14 +65,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             title=dataset.card.title,
             experiment=options.name,
             trainings=trainings,
-            pooled=pooled,
+            pooled=scores,
             facts={
                 "videos": f"{len(videos) - rejected}, and {rejected} files that are none",
                 "decoding": decoding_in_words(layout),
                 "groups": str(len({video.group for video in videos.values() if video.group})),
                 "classes": ", ".join(dataset.classes),
                 "view": view_in_words(options),
-                "backbone": backbone_in_words(options),
+                **streams_in_words(experiment),
                 "licence": dataset.card.licence,
                 "source": dataset.card.source,
             },
@@ -71,44 +85,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(printable(f"report: {layout.root / 'report.html'}"))
 
 
-def read_tables(layout: Layout, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`predictions.csv` and `controls.csv` of a training; labels and ids stay text, whatever they look like."""
-    folder = layout.evaluation(name)
-    text = {name: str for name in ("control", "video_id", "group", "label", "predicted")}
-    read = [
-        pd.read_csv(folder / name, dtype=text, keep_default_na=False, encoding_errors="surrogateescape")
-        for name in ("predictions.csv", "controls.csv")
+def scored(experiment: Experiment) -> list[tuple[Task, Scored]]:
+    """Tasks and streams that have scores, fused ones included."""
+    alone: list[tuple[Task, Scored]] = [
+        (task, stream) for stream in experiment.streams for task in experiment.stream(stream).tasks
     ]
-    return read[0], read[1]
+    return [*alone, *((task, "fused") for task in experiment.fused_tasks)]
 
 
-def pool(
-    options: StageOptions, dataset: Dataset, task: Task, tables: Sequence[tuple[pd.DataFrame, pd.DataFrame]]
-) -> dict[str, Any]:
-    """Scores of a task over all folds."""
-    classes = task_classes(dataset, task)
-    settings = {"samples": options.experiment.evaluate.bootstrap_samples, "seed": options.experiment.seed}
-    if task == "clip":
-        return pool_clip(tables, classes, opposites(dataset), **settings)
-    return pool_frame(tables, classes, 0 if dataset.card.background is not None else None, **settings)
+def read_tables(layout: Layout, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`predictions.csv` and `controls.csv` of a training, or of the fusion of two."""
+    folder = layout.evaluation(name)
+    return read_answers(folder / "predictions.csv"), read_answers(folder / "controls.csv")
 
 
 def training_of(
     options: StageOptions,
     dataset: Dataset,
-    task: Task,
-    fold: int,
+    what: tuple[Task, Scored, int, int],
     predictions: pd.DataFrame,
     videos: dict[str, Video],
     frames: FrameStore,
 ) -> Training:
-    """What the page shows of one task and fold."""
+    """What the page shows of one task, stream, fold and seed; pictures of mistakes only of the first seed."""
+    task, stream, _, seed = what
     layout, classes = options.layout, task_classes(dataset, task)
-    name = training_name(task, "rgb", fold, options.experiment.seed)
+    name = training_name(*what)
     folder = layout.evaluation(name)
     mistakes = []
     bins: list[dict[str, float]] = []
-    if task == "clip":
+    if task == "clip" and seed == options.experiment.seed:
         for row in confident_mistakes(predictions, NUM_MISTAKES).itertuples():
             strip = frame_strip(frames, videos[str(row.video_id)].sha256, STRIP_FRAMES)
             texts = (str(row.video_id), str(row.label), str(row.predicted))
@@ -116,14 +122,16 @@ def training_of(
         bins = reliability(
             class_probabilities(predictions, classes), predictions["label"].map(classes.index).to_numpy()
         )
-    settings = options.experiment.stream("rgb").settings(task)
+    settings = None if stream == "fused" else options.experiment.stream(stream).settings(task)
     return Training(
         name=name,
         task=task,
-        model=settings.cell.upper() if settings else "",
+        stream=stream,
+        seed=seed,
+        model="fusion of both streams" if settings is None else settings.cell.upper(),
         classes=classes,
         metrics=json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
-        history=pd.read_csv(layout.training(name) / "history.csv"),
+        history=None if settings is None else pd.read_csv(layout.training(name) / "history.csv"),
         predictions=predictions,
         per_class=pd.read_csv(folder / "per_class.csv", dtype=str, keep_default_na=False),
         confusion=np.loadtxt(folder / "confusion.csv", delimiter=",", skiprows=1, dtype=np.int64, ndmin=2),
@@ -167,20 +175,36 @@ def view_in_words(options: StageOptions) -> str:
     return f"{view.fps:g} frames a second, shorter side {view.short_side} pixels, centre {view.crop} pixels, {clips}"
 
 
-def backbone_in_words(options: StageOptions) -> str:
+def backbone_in_words(settings: StreamSettings) -> str:
     """Which CNN, with which weights."""
-    backbone, finetune = options.experiment.backbone, options.experiment.finetune
+    backbone, finetune = settings.backbone, settings.finetune
     tuned = f", fine-tuned on single frames for {finetune.epochs} epochs in each fold" if finetune else ""
     return f"{backbone.name}, weights: {Path(backbone.weights).name}{tuned}"
 
 
+def streams_in_words(experiment: Experiment) -> dict[str, str]:
+    """The CNN of each stream, and how the two are fused."""
+    facts = {"backbone": backbone_in_words(experiment.stream("rgb"))}
+    if experiment.flow is not None:
+        flow = experiment.flow
+        chosen = "chosen on the validation side of each fold" if flow.weight == "validation" else f"{flow.weight:g}"
+        facts |= {
+            "optical flow": f"{flow.method}; {backbone_in_words(experiment.stream('flow'))}",
+            "fusion": f"mean of the streams' probabilities, weight of flow: {chosen}",
+        }
+    return facts
+
+
 def provenance(options: StageOptions, layout: Layout) -> dict[str, str]:
     """What made these numbers: versions of code and packages, hashes of tables and weights."""
-    names = dict.fromkeys(representation(options.experiment, "rgb", fold) for fold in options.experiment.folds)
+    experiment = options.experiment
+    pairs = itertools.product(experiment.streams, experiment.folds)
+    names = dict.fromkeys(representation(experiment, stream, fold) for stream, fold in pairs)
     backbones = [layout.backbone(name) / "backbone.json" for name in names]
     return {
         **git_state(),
         **{f"{path.parent.name} weights": json.loads(path.read_text())["weights_sha256"] for path in backbones},
-        "features view": options.experiment.view.key,
+        "features view": experiment.view.key,
+        "seeds": ", ".join(map(str, experiment.seeds)),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
     }

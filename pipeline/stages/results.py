@@ -17,7 +17,10 @@ CONTROLS = {
     "mean_and_motion": "mean and amount of motion, no order",
     "shuffled": "the model, frames in random order",
     "reversed": "the model, frames backwards",
+    "rgb": "RGB alone",
+    "flow": "optical flow alone",
 }
+STREAMS = {"rgb": "RGB", "flow": "optical flow", "fused": "both streams"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,12 +30,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     for folder in parser.parse_args(argv).folders:
         if not (folder / "metrics.json").is_file():
             raise DataError(f"{folder}: no metrics.json; expected the folder of an experiment that `dvc repro` built")
-        for task, scores in json.loads((folder / "metrics.json").read_text(encoding="utf-8")).items():
-            print("\n".join(lines(printable(folder.name), task, scores)))
+        for task, streams in json.loads((folder / "metrics.json").read_text(encoding="utf-8")).items():
+            for stream, scores in streams.items():
+                of = "" if list(streams) == ["rgb"] else f", {STREAMS[stream]}"
+                print("\n".join(lines(f"{printable(folder.name)}, {task} task{of}", task, scores)))
 
 
-def lines(experiment: str, task: str, scores: Mapping[str, Any]) -> list[str]:
-    """The table of one task."""
+def lines(title: str, task: str, scores: Mapping[str, Any]) -> list[str]:
+    """The table of one task and stream."""
     if task == "clip":
         own, name, main_score = scores["test"]["video"], "top1", "top-1"
         what = f"{own['num_videos']:.0f} test videos"
@@ -40,10 +45,14 @@ def lines(experiment: str, task: str, scores: Mapping[str, Any]) -> list[str]:
         own, name, main_score = scores["test"]["frame"], "acc", "accuracy"
         what = f"{own['num_frames']:.0f} frames of {own['num_videos']:.0f} test recordings"
     found = [
-        f"\n{experiment}, {task} task: {what}, {own['num_groups']:.0f} groups never seen in training",
+        f"\n{title}: {what}, {own['num_groups']:.0f} groups never seen in training",
         f"  {'':<46}{main_score:>9}  95 % interval   model is better by",
         _line("the model", own[name], own[f"{name}_low"], own[f"{name}_high"]),
     ]
+    if "deviation" in scores:
+        apart = {seed: one[name] for seed, one in scores["seeds"].items()}
+        each = ", ".join(f"{value:.3f} (seed {seed})" for seed, value in apart.items())
+        found.append(f"  the mean over {len(apart)} seeds ± {scores['deviation'][name]:.3f}: {each}")
     for control, text in CONTROLS.items():
         if control in scores["controls"]:
             rung = scores["controls"][control]
@@ -51,7 +60,11 @@ def lines(experiment: str, task: str, scores: Mapping[str, Any]) -> list[str]:
             found.append(_line(text, rung[name], rung["low"], rung["high"], gain))
     if task == "clip":
         if own.get("auc") is not None:
-            found.append(f"  area under the ROC curve {own['auc']:.3f} {_interval(own['auc_low'], own['auc_high'])}")
+            apart = (scores.get("deviation") or {}).get("auc")
+            found.append(
+                f"  area under the ROC curve {own['auc']:.3f} {_interval(own['auc_low'], own['auc_high'])}"
+                + ("" if apart is None else f", ± {apart:.3f} over the seeds")
+            )
         if scores.get("reversed_opposite") is not None:
             found.append(
                 f"  played backwards, a video that was right gets the opposite action in "

@@ -68,8 +68,8 @@ def test_again_does_nothing(built):
 
 def test_the_model_learned_the_direction(built):
     scores = json.loads((built / "artifacts/toy/metrics.json").read_text())
-    assert scores["clip"]["test"]["video"]["top1"] == 1.0
-    assert scores["clip"]["reversed_opposite"] == 1.0
+    assert scores["clip"]["rgb"]["test"]["video"]["top1"] == 1.0
+    assert scores["clip"]["rgb"]["reversed_opposite"] == 1.0
     shown = run(built, "dvc", "metrics", "show", "--json")
     assert "artifacts/toy/metrics.json" in shown
 

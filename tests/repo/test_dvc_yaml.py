@@ -2,11 +2,12 @@
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from pipeline.config import Experiment, load_experiment
+from pipeline.config import Experiment, load_experiment, parse
 from pipeline.stages.select import EXPERIMENTS, stage_rows
 
 ROOT = Path(__file__).parents[2]
@@ -57,8 +58,8 @@ def other_files(stage: str) -> set[str]:
     return files.get(stage, set())
 
 
-def test_the_seven_stages_are_there():
-    assert list(STAGES) == ["index", "decode", "finetune", "extract", "train", "evaluate", "report"]
+def test_the_eight_stages_are_there():
+    assert list(STAGES) == ["index", "decode", "finetune", "extract", "train", "evaluate", "fuse", "report"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -75,23 +76,104 @@ def test_the_closure_follows_imports():
     assert "pipeline/tracking.py" not in closure
 
 
+def with_flow(values: dict[str, Any]) -> dict[str, Any]:
+    """The same experiment with a second stream like its first."""
+    own = {name: values[name] for name in ("backbone", "finetune", "train")}
+    return {**values, "num_seeds": 2, "flow": {"method": "dis", **own, "weight": "validation"}}
+
+
+EXPERIMENT_VALUES = {
+    f"{path.stem}{suffix}": change(yaml.safe_load(path.read_text()))
+    for path in sorted((ROOT / "configs").glob("*.yaml"))
+    if path.name not in ("experiments.yaml", "runtime.yaml")
+    for suffix, change in (("", dict), (" with flow", with_flow))
+}
+
+
+def rows_of(stage: str, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    kind = STAGES[stage]["foreach"].removeprefix("${").removesuffix("}")
+    return stage_rows({"x": parse(values, Experiment, "x")})[kind]
+
+
+def fill(text: str, key: str, row: dict[str, Any]) -> str:
+    for name, value in row.items():
+        text = text.replace(f"${{item.{name}}}", str(value))
+    text = text.replace("${key}", key)
+    assert "${" not in text, f"{text}: no such column in {row}"
+    return text
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_parameter_of_a_stage_exists(stage):
-    configs = sorted((ROOT / "configs").glob("*.yaml"))
-    experiments = [path for path in configs if path.name not in ("experiments.yaml", "runtime.yaml")]
-    assert len(experiments) >= 4
-    for entry in STAGES[stage]["do"]["params"]:
-        (keys,) = entry.values()
-        for path in experiments:
-            values = yaml.safe_load(path.read_text())
-            for key in keys or []:
-                found = values
-                row = {"${item.task}": "clip", "${item.prefix}": "", "${item.method}": "view.fps"}
-                for name, value in row.items():
-                    key = key.replace(name, value)
-                for part in key.split("."):
-                    assert part in found, f"{path.name} has no {key}, which stage {stage!r} reads"
-                    found = found[part]
+    assert len(EXPERIMENT_VALUES) >= 8
+    checked = 0
+    for experiment, values in EXPERIMENT_VALUES.items():
+        for key, row in rows_of(stage, values).items():
+            for entry in STAGES[stage]["do"]["params"]:
+                ((file, keys),) = entry.items()
+                assert fill(file, key, row) == "configs/x.yaml"
+                for wanted in keys or []:
+                    found = values
+                    for part in fill(wanted, key, row).split("."):
+                        assert part in found, f"{experiment} has no {wanted}, which stage {stage!r} reads"
+                        found = found[part]
+                    checked += 1
+    assert checked or stage == "report"  # which depends on all of the file
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_row_gives_the_command_and_files_of_its_name(stage):
+    for values in EXPERIMENT_VALUES.values():
+        outs = set()
+        rows = rows_of(stage, values)
+        for key, row in rows.items():
+            name = fill(STAGES[stage]["do"]["cmd"], key, row)
+            assert name.startswith(f"lrcn {stage} --config configs/x.yaml")
+            own = {fill(next(iter(out)) if isinstance(out, dict) else out, key, row) for out in outputs(stage)}
+            assert outs.isdisjoint(own)
+            outs |= own
+            for dep in STAGES[stage]["do"]["deps"]:
+                fill(dep, key, row)
+        assert len(outs) == len(rows) * len(outputs(stage))
+
+
+def outputs(stage: str) -> list[Any]:
+    return [out for kind in ("outs", "metrics", "plots") for out in STAGES[stage]["do"].get(kind, [])]
+
+
+def test_the_rows_of_two_streams_and_two_seeds():
+    values = with_flow(yaml.safe_load((ROOT / "configs/demo.yaml").read_text()))
+    values["flow"]["train"] = {"clip": values["train"]["clip"], "frame": None}
+    values["flow"]["finetune"] = None
+    values["folds"] = [1, 2]
+    rows = stage_rows({"demo": parse(values, Experiment, "demo")})
+    found = {name: row["prefix"] for name, row in rows["representations"].items()}
+    assert found == {"demo-fold1": "", "demo-fold2": "", "demo-flow-shared": "flow."}
+    assert rows["representations"]["demo-flow-shared"]["method"] == "flow.method"
+    ends = [f"fold{fold}-seed{seed}" for fold in (1, 2) for seed in (0, 1)]
+    kinds = ("clip-rgb", "frame-rgb", "clip-flow")
+    assert sorted(rows["trainings"]) == sorted(f"demo-{kind}-{end}" for kind in kinds for end in ends)
+    assert rows["trainings"]["demo-clip-flow-fold2-seed1"] == {
+        "experiment": "demo", "dataset": "demo", "name": "clip-flow-fold2-seed1", "task": "clip", "stream": "flow",
+        "fold": 2, "representation": "flow-shared", "prefix": "flow.", "seed": 1,
+    }  # fmt: skip
+    assert sorted(rows["fusions"]) == [f"demo-clip-fused-{end}" for end in ends]
+    assert rows["fusions"]["demo-clip-fused-fold2-seed1"] == {
+        "experiment": "demo", "dataset": "demo", "name": "clip-fused-fold2-seed1", "rgb": "clip-rgb-fold2-seed1",
+        "flow": "clip-flow-fold2-seed1", "task": "clip", "fold": 2, "seed": 1,
+    }  # fmt: skip
+
+
+def test_one_more_seed_changes_no_row_that_was_there():
+    values = with_flow(yaml.safe_load((ROOT / "configs/demo.yaml").read_text()))
+    before, after = (
+        stage_rows({"demo": parse({**values, "num_seeds": count}, Experiment, "demo")}) for count in (2, 3)
+    )
+    for kind, rows in before.items():
+        assert rows.items() <= after[kind].items()
+    assert len(after["trainings"]) == len(before["trainings"]) * 3 // 2
+    reads = {stage: str(STAGES[stage]["do"]["params"]) for stage in STAGES}
+    assert not [stage for stage, params in reads.items() if "num_seeds" in params]
 
 
 def test_the_rows_follow_from_the_experiments():

@@ -69,8 +69,8 @@ def test_predictions_hold_every_test_video_and_the_scores_follow_from_them(built
     assert np.mean([row["label"] == row["predicted"] for row in found]) == 1.0
     assert all(float(row["left"]) + float(row["right"]) == pytest.approx(1, abs=1e-5) for row in found)
     pooled = json.loads((built_toy / ARTIFACTS / "metrics.json").read_text())
-    assert pooled["clip"]["test"]["video"]["top1"] == 1.0
-    assert pooled["frame"]["test"]["frame"]["acc"] == pytest.approx(
+    assert pooled["clip"]["rgb"]["test"]["video"]["top1"] == 1.0
+    assert pooled["frame"]["rgb"]["test"]["frame"]["acc"] == pytest.approx(
         metrics(built_toy, "frame-rgb-fold1-seed0")["test"]["frame"]["acc"]
     )
 

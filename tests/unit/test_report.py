@@ -104,7 +104,9 @@ def frame() -> Training:
 
 
 def report(*trainings: Training, **more: Any) -> ReportData:
-    pooled = {training.task: training.metrics for training in trainings or (clip(),)}
+    pooled: dict[str, Any] = {}
+    for training in trainings or (clip(),):
+        pooled.setdefault(training.task, {})[training.stream] = training.metrics
     values = {"facts": {"Licence": "MIT"}, "provenance": {"commit": "abc"}, "pooled": pooled} | more
     return ReportData(title="Opening and closing", experiment="demo", trainings=trainings or (clip(),), **values)
 
@@ -346,8 +348,8 @@ def test_several_folds_have_a_ladder_of_their_own(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_task_without_pooled_scores_is_refused() -> None:
-    with pytest.raises(DataError, match="report of demo: no pooled scores of frame"):
-        report(clip(), frame(), pooled={"clip": clip().metrics})
+    with pytest.raises(DataError, match="report of demo: no pooled scores of frame rgb"):
+        report(clip(), frame(), pooled={"clip": {"rgb": clip().metrics}})
 
 
 def test_a_report_without_a_training_is_refused() -> None:
