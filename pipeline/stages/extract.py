@@ -10,6 +10,7 @@ from pipeline.features.extract import Extractor
 from pipeline.features.store import FeatureStore
 from pipeline.files import locked
 from pipeline.progress import Progress
+from pipeline.stages.given import import_all
 from pipeline.stages.layout import StageOptions, representation, stage_options
 from pipeline.video.framestore import FrameStore
 from pipeline.view import features_key
@@ -17,10 +18,13 @@ from pipeline.view import features_key
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Extract every decoded video of the experiment's table."""
-    options = stage_options(__doc__, argv, fold=True)
+    options = stage_options(__doc__, argv, fold=True, media=True)
     name = representation(options.experiment, options.fold)
     with locked(options.layout.features(name)):
-        extract_all(options, name)
+        if options.experiment.backbone is None:
+            import_all(options, name)
+        else:
+            extract_all(options, name)
 
 
 def extract_all(options: StageOptions, name: str) -> None:

@@ -229,8 +229,8 @@ def test_the_checksum_sees_names_kinds_shapes_and_values() -> None:
 @pytest.mark.parametrize(
     ("values", "times", "pts", "message"),
     [
-        (np.zeros((2, 3), np.float32), np.zeros(2), np.zeros(2), "float32 of shape"),
-        (np.zeros(2, np.float16), np.zeros(2), np.zeros(2), r"expected float16 of shape \(T, D\)"),
+        (np.zeros((2, 3), np.float64), np.zeros(2), np.zeros(2), "float64 of shape"),
+        (np.zeros(2, np.float16), np.zeros(2), np.zeros(2), r"expected float16 or float32 of shape \(T, D\)"),
         (np.zeros((0, 3), np.float16), np.zeros(0), np.zeros(0), "at least one timestep"),
         (np.zeros((2, 3), np.float16), np.zeros(3), np.zeros(2), "time_seconds is .*one float64 for each of the 2"),
         (np.zeros((2, 3), np.float16), np.zeros(2), np.zeros(2, np.float32), "pts_seconds is float32"),
