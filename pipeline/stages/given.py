@@ -80,7 +80,8 @@ def import_all(options: StageOptions, name: str) -> None:
     removed = store.prune(set(videos))
     print(
         f"extract: {len(missing)} of {len(videos)} feature files imported, the rest was there; "
-        f"{len(removed)} old entries removed; {backbone.feature_size} features a timestep, {source_fps:g} timesteps a second taken at {view.fps:g}"
+        f"{len(removed)} old entries removed; "
+        f"{backbone.feature_size} features a timestep, {source_fps:g} timesteps a second taken at {view.fps:g}"
     )
 
 
