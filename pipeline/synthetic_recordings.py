@@ -89,7 +89,8 @@ class Chain:
         total = log_sum(before_begin[0] + after_begin[0])
         begins = np.exp(before_begin[:-1] + after_begin[:-1] - total)
         ends = np.exp(before_end[:-1] + after_end[:-1] - total)
-        return np.clip(np.cumsum(begins - ends, axis=0), 0.0, 1.0)
+        occupied: Floats = np.cumsum(begins - ends, axis=0)
+        return np.clip(occupied, 0.0, 1.0)
 
 
 def log_sum(values: Floats, axis: int | None = None) -> Floats:

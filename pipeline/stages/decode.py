@@ -9,7 +9,7 @@ from pipeline.discovery import printable
 from pipeline.errors import DataError, RejectedVideo
 from pipeline.files import content_hash, locked, sweep, write_table
 from pipeline.progress import Progress
-from pipeline.stages.given import check_all
+from pipeline.stages.checkfeatures import check_all
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.threads import in_threads
 from pipeline.video.framestore import FrameStore

@@ -10,7 +10,7 @@ from pipeline.features.extract import Extractor
 from pipeline.features.store import FeatureStore
 from pipeline.files import locked
 from pipeline.progress import Progress
-from pipeline.stages.given import import_all
+from pipeline.stages.importfeatures import import_all
 from pipeline.stages.layout import StageOptions, representation, stage_options
 from pipeline.video.framestore import FrameStore
 from pipeline.view import features_key

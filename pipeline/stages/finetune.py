@@ -13,7 +13,7 @@ from pipeline.data.tables import Side, read_segments, read_splits, read_videos, 
 from pipeline.device import choose_device
 from pipeline.features.backbones import load_backbone, save_backbone
 from pipeline.files import write_table, write_text
-from pipeline.stages.given import describe_features
+from pipeline.stages.importfeatures import describe_features
 from pipeline.stages.layout import StageOptions, dataset_of, representation, stage_options
 from pipeline.training.finetune import TrainVideo, finetune, sample_steps
 from pipeline.video.framestore import FrameStore
