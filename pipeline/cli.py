@@ -26,7 +26,7 @@ COMMANDS = {
     ),
     "store": ("pipeline.inference.store", "verify stored frames and features; prune what no video needs"),
     "doctor": ("pipeline.inference.doctor", "versions, codecs, GPU, weights and tracking of this installation"),
-    "synthesize": ("pipeline.stages.synthesize", "draw the demo data set"),
+    "synthesize": ("pipeline.stages.synthesize", "draw the demo data set, or recordings as ready-made features"),
     "select": ("pipeline.stages.select", "choose the experiments that `dvc repro` builds"),
     "results": ("pipeline.stages.results", "print the scores of an experiment"),
     "index": ("pipeline.stages.index", "stage: media folder and card to tables of videos, segments and splits"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from pipeline.errors import ConfigError
 from pipeline.video.limits import Limits
@@ -139,7 +139,7 @@ class StreamSettings(_Section):
     """One stream of an experiment: how it looks at a video, its CNN, and what is trained on it."""
 
     view: View
-    backbone: Backbone
+    backbone: Backbone | None
     finetune: Finetune | None
     train: TrainByTask
 
@@ -157,6 +157,7 @@ class Experiment(_Section):
     """One file of `configs/`: everything that changes a result.
 
     seed: every random choice. num_seeds: trainings of each kind, with seeds seed, seed + 1, ...
+    backbone: None where the data set holds ready-made features; the view then has neither short_side nor crop (0).
     flow: the second stream; without it there is RGB alone.
     """
 
@@ -165,11 +166,24 @@ class Experiment(_Section):
     num_seeds: Positive = 1
     folds: Annotated[list[Positive], Field(min_length=1)]
     view: View
-    backbone: Backbone
+    backbone: Backbone | None
     finetune: Finetune | None = None
     train: TrainByTask
     flow: Flow | None = None
     evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _pictures_or_features(self) -> "Experiment":
+        if self.backbone is None and (self.view.has_pictures or self.finetune is not None or self.flow is not None):
+            raise ValueError(
+                "backbone is empty, as for a data set of ready-made features: "
+                "expected view.short_side: 0, view.crop: 0, finetune: null and flow: null"
+            )
+        if self.backbone is not None and not self.view.has_pictures:
+            raise ValueError(
+                "view.short_side and view.crop are 0, but there is a backbone; expected the pixels it sees"
+            )
+        return self
 
     @property
     def seeds(self) -> range:

@@ -15,7 +15,8 @@ class View:
     """How a video is sampled, resized and cut into clips.
 
     fps: frames taken per second of video, on a time grid that starts at the first frame.
-    short_side: pixels of the shorter side after resizing; the longer one follows from the aspect ratio.
+    short_side: pixels of the shorter side after resizing; the longer one follows from the aspect ratio. 0, as crop: no
+        pictures, the data set holds ready-made features.
     crop: side in pixels of the square centre crop that the backbone sees.
     clip_frames: timesteps of one clip; 0 = the whole video is one clip.
     clip_stride: timesteps from one clip to the next in validation, test and prediction (LRCN: 16 frames, stride 8).
@@ -39,13 +40,12 @@ class View:
     def __post_init__(self) -> None:
         if not 0 < self.fps <= 1000:
             raise ValueError(f"view.fps is {self.fps}; expected a rate above 0 and up to 1000 frames per second")
-        if not 16 <= self.short_side <= 4096 or self.short_side % 2:
-            raise ValueError(f"view.short_side is {self.short_side}; expected an even number of pixels from 16 to 4096")
-        if not 16 <= self.crop <= self.short_side:
+        if not self.has_pictures and (self.crops != 1 or self.flow):
             raise ValueError(
-                f"view.crop is {self.crop}; expected 16 to view.short_side ({self.short_side}) pixels: "
-                "the crop is cut out of the resized frame"
+                "view.short_side and view.crop are 0, which means features without pictures: no crops, no flow"
             )
+        if self.has_pictures:
+            self._check_picture()
         if self.clip_frames < 0 or self.clip_stride < 0:
             raise ValueError("view.clip_frames and view.clip_stride count timesteps; expected 0 or more")
         if (self.clip_frames > 0) != (self.clip_stride > 0):
@@ -53,6 +53,20 @@ class View:
                 f"view.clip_frames is {self.clip_frames} and view.clip_stride is {self.clip_stride}; "
                 "expected both above 0 (clips), or both 0 (the whole video is one clip)"
             )
+
+    def _check_picture(self) -> None:
+        if not 16 <= self.short_side <= 4096 or self.short_side % 2:
+            raise ValueError(f"view.short_side is {self.short_side}; expected an even number of pixels from 16 to 4096")
+        if not 16 <= self.crop <= self.short_side:
+            raise ValueError(
+                f"view.crop is {self.crop}; expected 16 to view.short_side ({self.short_side}) pixels: "
+                "the crop is cut out of the resized frame"
+            )
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether there are frames to look at; False for ready-made features."""
+        return not self.short_side == self.crop == 0
 
     @property
     def frames_key(self) -> str:

@@ -48,20 +48,56 @@ class CsvLabels(_Section):
     label: Text = "label"
 
 
+class FrameLabels(_Section):
+    """A label for each timestep of ready-made features: exactly one of `folder` and `column`.
+
+    folder: text files below the media folder, `folder/NAME.txt` for the recording NAME, a label a line.
+    column: the column of the features' own CSV files that holds the labels; an empty cell is no label.
+    mapping: a text file of lines `index name` (MS-TCN's mapping.txt); its names are compared with classes.txt.
+    tolerance: timesteps by which labels and features may differ in length; both are then cut to the shorter.
+    """
+
+    folder: RelativePath | None = None
+    column: Text | None = None
+    mapping: RelativePath | None = None
+    tolerance: Annotated[int, Field(ge=0)] = 10
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "FrameLabels":
+        _expect_one("labels.frames", folder=self.folder, column=self.column)
+        return self
+
+
 class Labels(_Section):
-    """How files get their labels: exactly one of the two.
+    """How files get their labels: exactly one of the three.
 
     folders: the folder (`.`: the media folder) below which the first folder named like a class gives the label.
     csv: a table.
+    frames: a label for each timestep.
     """
 
     folders: RelativePath | None = None
     csv: CsvLabels | None = None
+    frames: FrameLabels | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> "Labels":
-        _expect_one("labels", folders=self.folders, csv=self.csv)
+        _expect_one("labels", folders=self.folders, csv=self.csv, frames=self.frames)
         return self
+
+
+class Features(_Section):
+    """Media that are ready-made features instead of video: a `.npy` or `.csv` file for each recording.
+
+    folder: below the media folder; `.` is the media folder itself.
+    fps: timesteps a second in the files, as whoever made them states it.
+    layout: axes of the `.npy` files, (T, D) or (D, T); `auto` takes the axis on which most files agree for D. The rows
+        of a CSV file are timesteps.
+    """
+
+    folder: RelativePath
+    fps: Annotated[float, Field(gt=0, le=1000)]
+    layout: Literal["auto", "time_first", "feature_first"] = "auto"
 
 
 class GroupRule(_Section):
@@ -138,9 +174,10 @@ class ListSplits(_Section):
 
     ucf101: `trainlist01.txt`, `testlist01.txt`, ...: a path on each line, below the folder that holds the classes.
     hmdb51: `<class>_test_split1.txt`, ...: a file name and 1 (training), 2 (test) or 0 (unused) on each line.
+    mstcn: `train.split1.bundle`, `test.split1.bundle`, ...: NAME.txt on each line, for the features' file NAME.
     """
 
-    style: Literal["ucf101", "hmdb51"]
+    style: Literal["ucf101", "hmdb51", "mstcn"]
     folder: RelativePath
     folds: Positive
     validation: Share
@@ -188,6 +225,7 @@ class Card(_Section):
     """`card.yaml`: what the media is, how labels come, which splits exist.
 
     media: the media folder, relative to the repository's root; a symbolic link will do.
+    features: what to know of media that are ready-made features; without it the media are videos.
     background: what the frame task calls stretches without an action; without it such timesteps are ignored.
     opposites: pairs of classes that are each other played backwards.
     segments: a table in the media folder with path, start_seconds, end_seconds, label.
@@ -199,6 +237,7 @@ class Card(_Section):
     licence: Text
     source: Text
     media: RelativePath
+    features: Features | None = None
     background: Text | None = None
     opposites: list[Annotated[list[Text], Field(min_length=2, max_length=2)]] = []
     labels: Labels
@@ -266,6 +305,14 @@ def _check(card: Card, classes: tuple[str, ...], folder: Path) -> list[str]:
     paired = [name for pair in card.opposites for name in pair]
     problems += [f"opposites: {name!r} is not in classes.txt" for name in paired if name not in classes]
     problems += [f"opposites: {name!r} is paired twice" for name, count in Counter(paired).items() if count > 1]
+    if card.features is None and card.labels.frames is not None:
+        problems.append("labels: `frames` label the timesteps of ready-made features; say where they are in `features`")
+    if card.features is None and card.splits.lists is not None and card.splits.lists.style == "mstcn":
+        problems.append(
+            "splits.lists: style mstcn lists files of ready-made features; say where they are in `features`"
+        )
+    if card.segments is not None and card.labels.frames is not None:
+        problems.append("segments: labels.frames states the label of each timestep already; take one of the two out")
     if card.labels.csv is None and any(rule.column is not None for rule in card.groups):
         problems.append("groups: a `column` needs a table of labels (labels.csv)")
     return problems

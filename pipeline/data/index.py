@@ -13,6 +13,8 @@ from pipeline.data import splits
 from pipeline.data.annotations import folder_labels, read_label_table, read_segment_table
 from pipeline.data.audit import build_audit, check_folds, describe_leaks
 from pipeline.data.cards import Card, Dataset, ListSplits
+from pipeline.data.featurefiles import FeatureFiles
+from pipeline.data.framelabels import label_recordings
 from pipeline.data.groups import GroupRule, assign_groups, by_column, by_list, by_pattern, read_headed_list
 from pipeline.data.labels import frame_classes
 from pipeline.data.scan import ReadHeader, scan_media
@@ -35,9 +37,9 @@ def index_dataset(dataset: Dataset, media: Path, read_header: ReadHeader, *, wor
     """Scan the media, read the annotations, make and check the splits.
 
     media: the media folder; the card's `media` is relative to the repository's root. read_header: states what a video
-    file's container says, or raises RejectedVideo. workers: files read at a time; no result depends on it. Raises
-    DataError naming file and row of what cannot be used, and LeakError when a made split puts one group, or the same
-    bytes, on two sides.
+    file's container says, or raises RejectedVideo; ready-made features are read here. workers: files read at a time; no
+    result depends on it. Raises DataError naming file and row of what cannot be used, and LeakError when a made split
+    puts one group, or the same bytes, on two sides.
     """
     card = dataset.card
     if not media.is_dir():
@@ -45,6 +47,8 @@ def index_dataset(dataset: Dataset, media: Path, read_header: ReadHeader, *, wor
             f"{media}: no such folder; the media of {card.name!r} is expected there (a symbolic link will do); "
             f"{dataset.folder / 'README.md'} says where to get it"
         )
+    if card.features is not None:
+        read_header = FeatureFiles(card, media, workers=workers).header
     videos = scan_media(media, read_header, tables=_own_tables(card), workers=workers)
     usable = [video.video_id for video in videos if video.status == "ok"]
     if not usable:
@@ -57,6 +61,9 @@ def index_dataset(dataset: Dataset, media: Path, read_header: ReadHeader, *, wor
     by_id = {video.video_id: video for video in videos}
     names = frame_classes(dataset.classes, card.background)
     segments = read_segment_table(media / card.segments, by_id, names) if card.segments else []
+    label_notes: list[str] = []
+    if card.labels.frames is not None:
+        videos, segments, label_notes = label_recordings(dataset, media, videos)
     rules, joined = _group_rules(card, media, columns)
     groups = assign_groups(usable, rules)
     videos = [replace(v, label=labels.get(v.video_id, ""), group=groups.get(v.video_id, "")) for v in videos]
@@ -65,7 +72,8 @@ def index_dataset(dataset: Dataset, media: Path, read_header: ReadHeader, *, wor
     members = [v for v in videos if v.status == "ok" and (v.label or v.video_id in annotated)]
     _check_members(dataset, media, members)
     folds, notes = _make_folds(dataset, media, members)
-    check_folds(folds, members, segments, dataset.classes)
+    bundles = card.splits.lists is not None and card.splits.lists.style == "mstcn"
+    check_folds(folds, members, segments, dataset.classes, published=bundles)
     leaks = splits.find_leaks(members, folds)
     if leaks and not card.splits.official:
         raise LeakError(
@@ -80,7 +88,7 @@ def index_dataset(dataset: Dataset, media: Path, read_header: ReadHeader, *, wor
         leaks=leaks,
         joined_groups=joined,
         expected=[{"train": fold.train, "test": fold.test} for fold in card.splits.expected or []],
-        notes=notes,
+        notes=[*label_notes, *notes],
     )
     return Index(videos, segments, splits.table(folds), audit)
 
@@ -100,6 +108,7 @@ def _own_tables(card: Card) -> set[str]:
     paths = [card.segments, *(rule.list for rule in card.groups)]
     paths += [card.labels.csv.file] if card.labels.csv else []
     paths += [card.splits.lists.folder] if card.splits.lists else []
+    paths += [card.labels.frames.folder, card.labels.frames.mapping] if card.labels.frames else []
     return {path for path in paths if path is not None}
 
 
@@ -108,6 +117,8 @@ def _labels(
 ) -> tuple[dict[str, str], Mapping[str, Mapping[str, str]]]:
     """Label by video, and the further columns of the labels' table."""
     card = dataset.card
+    if card.labels.frames is not None:
+        return {}, {}
     if card.labels.csv is None:
         return folder_labels(usable, card.labels.folders or ".", dataset.classes, media), {}
     table = read_label_table(
@@ -183,12 +194,17 @@ def _listed_folds(
             f"{media / lists.folder}: no such folder; the published lists are expected there or in "
             f"{dataset.folder / lists.folder}; {dataset.folder / 'README.md'} says where to get them"
         )
-    root = dataset.card.labels.folders or "."
+    features = dataset.card.features
+    root = features.folder if features and lists.style == "mstcn" else dataset.card.labels.folders or "."
     prefix = "" if root == "." else f"{root}/"
     present = {video.video_id for video in members}
+    by_name = {video_id.rpartition(".")[0]: video_id for video_id in present}  # bundles name recordings, not files
     folds, notes = [], []
     for number in range(1, lists.folds + 1):
-        if lists.style == "ucf101":
+        if lists.style == "mstcn":
+            bundled = splits.read_mstcn_bundles(folder, number)
+            listed = {by_name.get(prefix + name, prefix + name)[len(prefix) :]: s for name, s in bundled.items()}
+        elif lists.style == "ucf101":
             listed = splits.read_ucf101_lists(folder, number)
         else:
             listed = splits.read_hmdb51_lists(folder, number, dataset.classes)

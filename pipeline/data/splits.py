@@ -125,6 +125,19 @@ def read_hmdb51_lists(folder: Path, fold: int, classes: Iterable[str]) -> Fold:
     return sides
 
 
+def read_mstcn_bundles(folder: Path, fold: int) -> Fold:
+    """`train.split1.bundle` and `test.split1.bundle` of fold 1, ...: NAME.txt on each line, read as NAME.
+
+    Raises DataError when a file cannot be read, or a name stands twice.
+    """
+    sides: Fold = {}
+    for side in ("train", "test"):
+        path = folder / f"{side}.split{fold}.bundle"
+        for row, line in _lines(path):
+            _put(sides, line.removesuffix(".txt"), "train" if side == "train" else "test", path, row)
+    return sides
+
+
 def find_leaks(videos: Iterable[Video], folds: Sequence[Fold]) -> list[Leak]:
     """Every group and every content (same bytes) that stands on more than one side of a fold."""
     videos = _ordered(videos)

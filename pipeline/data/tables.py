@@ -31,6 +31,10 @@ class Video:
     not be read. status, reason: `rejected` says why the file is no video. width, height: upright, in pixels.
     fps_header, duration_seconds_header: None when unknown; num_frames_header: 0 when unknown.
     label: class name, "" without one. group: shared by the videos of one source.
+
+    Of a file of ready-made features: codec is `csv`, or `npy` with the order of its axes (`npy time_first`),
+    pixel_format the type of its numbers, width the numbers of a timestep, num_frames_header the timesteps to be used;
+    rate and duration follow from the card.
     """
 
     video_id: str

@@ -24,6 +24,8 @@ from pipeline.files import content_hash
 NUM_CLASSES = 1000  # ImageNet: what torchvision's constructors build, and how the last layer is recognised
 DOWNLOAD_TIMEOUT_SECONDS = 10.0  # of silence; torch.hub itself would wait for ever
 VIT_SIZE = 224  # pixels: torchvision's default for vision transformers, whose weights fix the size of the frames
+GIVEN = "given"  # in the place of a network's name: features that came ready-made
+NO_PICTURES = "this model was trained on ready-made features and has no CNN to look at pictures with"
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 # Only used in training, and left out by the constructors when asked: classifiers in the middle of the network.
@@ -84,6 +86,24 @@ class Backbone(nn.Module):
         return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in self.net.state_dict().items()}
 
 
+class _Given(nn.Module):
+    """No network: what takes a backbone's place before ready-made features. Its "weights" are what they are."""
+
+    def __init__(self, feature_size: int, fps: float, feature_first: bool) -> None:
+        super().__init__()
+        self.register_buffer("feature_size", torch.tensor(feature_size))
+        self.register_buffer("fps", torch.tensor(fps, dtype=torch.float64))
+        self.register_buffer("feature_first", torch.tensor(feature_first))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        raise WeightsError(NO_PICTURES)
+
+
+def given_features(feature_size: int, fps: float, feature_first: bool) -> Backbone:
+    """Stands for the maker of ready-made features: their number, their rate, and the order of axes of their files."""
+    return Backbone(GIVEN, _Given(feature_size, fps, feature_first), feature_size, [0.0] * 3, [1.0] * 3, 0).eval()
+
+
 def load_backbone(name: str, weights: str, seed: int) -> Backbone:
     """A backbone in evaluation mode on the CPU.
 
@@ -115,6 +135,9 @@ def read_backbone(path: Path) -> Backbone:
             f"{path}: not a saved backbone (no name and hash in its header); expected a file that the finetune stage "
             "wrote, or name the network and give this file as its weights"
         )
+    if metadata["name"] == GIVEN:
+        feature_size, fps, feature_first = (state[name].item() for name in ("feature_size", "fps", "feature_first"))
+        return given_features(int(feature_size), float(fps), bool(feature_first))
     try:
         return _with_weights(metadata["name"], state, str(path))
     except ConfigError as error:

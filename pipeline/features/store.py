@@ -23,7 +23,7 @@ ADVICE = "run the extract stage again: it rebuilds what is missing or damaged"
 class VideoFeatures:
     """What the backbone saw of one video: a vector per timestep, and the times of the timesteps.
 
-    values: (T, D) float16, finite, T >= 1.
+    values: (T, D), finite, T >= 1: float16 where a backbone made them, float32 where they came ready-made.
     time_seconds: (T,) float64, finite: the times of the grid, from the first frame shown.
     pts_seconds: (T,) float64, finite: presentation times of the frames shown then, minus the first one's.
 
@@ -35,10 +35,10 @@ class VideoFeatures:
     pts_seconds: np.ndarray
 
     def __post_init__(self) -> None:
-        if self.values.ndim != 2 or 0 in self.values.shape or self.values.dtype != np.float16:
+        if self.values.ndim != 2 or 0 in self.values.shape or self.values.dtype not in (np.float16, np.float32):
             raise ValueError(
                 f"feature values are {self.values.dtype} of shape {self.values.shape}; "
-                "expected float16 of shape (T, D) with at least one timestep and one feature"
+                "expected float16 or float32 of shape (T, D) with at least one timestep and one feature"
             )
         for name, times in (("time_seconds", self.time_seconds), ("pts_seconds", self.pts_seconds)):
             if times.shape != self.values.shape[:1] or times.dtype != np.float64:
@@ -51,7 +51,7 @@ class VideoFeatures:
         bad = np.flatnonzero(~np.isfinite(self.values).all(axis=1))
         if len(bad):
             raise ValueError(
-                f"{len(bad)} of {len(self.values)} feature vectors are not finite in float16 "
+                f"{len(bad)} of {len(self.values)} feature vectors are not finite in {self.values.dtype} "
                 f"(the first at {self.time_seconds[bad[0]]:.3f} s)"
             )
 
@@ -131,6 +131,21 @@ class FeatureStore:
             return VideoFeatures(**arrays), metadata["damage"]
         except (TypeError, ValueError) as error:
             raise StoreError(f"{path}: unusable features ({error}); {ADVICE}") from None
+
+    def times(self, sha256: str) -> np.ndarray:
+        """Times of a video's timesteps, (T,) float64 in seconds; the values are neither read nor verified.
+
+        Raises what `read` raises.
+        """
+        path = self.path(sha256)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                times, key = file.get_tensor("time_seconds"), (file.metadata() or {}).get("key")
+        except (OSError, SafetensorError):
+            return self.read(sha256).time_seconds  # which says what is wrong
+        if self.key not in (None, key):
+            return self.read(sha256).time_seconds
+        return np.asarray(times)
 
     def entries(self) -> list[str]:
         """Content hashes of the videos that have a file here, whatever its key or state, in order."""

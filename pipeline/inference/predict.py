@@ -10,10 +10,11 @@ import numpy as np
 from pipeline.device import choose_device, num_workers
 from pipeline.discovery import printable
 from pipeline.errors import LrcnError, RejectedVideo
-from pipeline.features.backbones import read_backbone
+from pipeline.features.backbones import GIVEN, read_backbone
 from pipeline.features.extract import Extractor
 from pipeline.features.store import VideoFeatures
 from pipeline.files import locked
+from pipeline.inference.given import read_given
 from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
 from pipeline.inference.results import (
     CHANGED,
@@ -111,6 +112,13 @@ def predict_files(
     backbone = read_backbone(folder / "backbone.safetensors")
     view = model.spec.view
     model.require_features(features_key(view, backbone.name, backbone.weights_sha256))
+    if backbone.name == GIVEN:
+        for path in paths:
+            try:
+                yield answer_for(path, model, read_given(Path(path), backbone, view.fps), "ok", "")
+            except (RejectedVideo, OSError) as error:
+                yield Answer(path, "rejected", str(error))
+        return
     extractor = Extractor(backbone, view.crop, device, workers=num_workers(workers))
     readers = {path: decoders.reader(path) for path in paths}
     jobs = ((path, readers[path].frames(view.fps, view.short_side)) for path in paths)

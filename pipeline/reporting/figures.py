@@ -122,24 +122,24 @@ def gradient_figure(norms: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def over_time_figure(videos: Sequence[Mapping[str, Any]]) -> Figure:
-    """How sure a clip model is over time, and what each moment counts in its answer; a row of panels, a video each.
+def over_time_figure(rows: pd.DataFrame) -> Figure:
+    """How sure a model is over time, and (shaded) what each moment counts in a clip's answer; a panel for each video.
 
-    A video: title, time_seconds (T,), truth (T,) and predicted (T,), the probabilities of the true and of the predicted
-    class behind each timestep, and weights (T,), which add up to 1.
+    Columns video_id, time_seconds, label, predicted, label_probability, predicted_probability, weight.
     """
+    videos = list(rows.groupby("video_id", sort=False))
     columns = min(4, len(videos))
-    rows = math.ceil(len(videos) / columns)
+    lines = math.ceil(len(videos) / columns)
     with _style():
-        figure = Figure(figsize=(WIDTH, 1.9 * rows), layout="constrained")
-        panels = np.atleast_1d(figure.subplots(rows, columns, sharey=True, squeeze=False)).reshape(-1)
-        for axes, video in zip(panels, videos, strict=False):
-            times = np.asarray(video["time_seconds"])
-            weights = np.asarray(video["weights"])
-            axes.fill_between(times, weights / max(float(weights.max()), 1e-12), color=GREY, alpha=0.25, linewidth=0)
-            axes.plot(times, video["predicted"], color=ORANGE, label="answer")
-            axes.plot(times, video["truth"], color=BLUE, label="truth")
-            axes.set_title(str(video["title"]), fontsize=8)
+        figure = Figure(figsize=(WIDTH, 1.9 * lines), layout="constrained")
+        panels = figure.subplots(lines, columns, sharey=True, squeeze=False).reshape(-1)
+        for axes, (_, video) in zip(panels, videos, strict=False):
+            times, weights = video["time_seconds"].to_numpy(), video["weight"].to_numpy(dtype=float)
+            axes.fill_between(times, weights / max(weights.max(), 1e-12), color=GREY, alpha=0.25, linewidth=0)
+            axes.plot(times, pd.to_numeric(video["label_probability"], errors="coerce"), color=BLUE, label="truth")
+            axes.plot(times, video["predicted_probability"], color=ORANGE, linestyle="--", label="answer")
+            names = list(dict.fromkeys(str(name) for name in (*video["label"][:1], *video["predicted"][:1])))
+            axes.set_title(" → ".join(names), fontsize=8)
             axes.set_ylim(-0.02, 1.02)
             axes.set_xlabel("s")
         for axes in panels[len(videos) :]:

@@ -9,6 +9,7 @@ from pipeline.discovery import printable
 from pipeline.errors import DataError, RejectedVideo
 from pipeline.files import content_hash, locked, sweep, write_table
 from pipeline.progress import Progress
+from pipeline.stages.checkfeatures import check_all
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.threads import in_threads
 from pipeline.video.framestore import FrameStore
@@ -25,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = stage_options(__doc__, argv, media=True)
     with locked(options.layout.frames):
         sweep(options.layout.root)
-        decode_all(options)
+        if options.experiment.backbone is None:
+            check_all(options)
+        else:
+            decode_all(options)
 
 
 def decode_all(options: StageOptions) -> None:

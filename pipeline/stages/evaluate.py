@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from pipeline.data.labels import IGNORED
 from pipeline.data.tables import SIDES
@@ -22,13 +23,14 @@ from pipeline.evaluation.ladder import (
 from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
 from pipeline.models.modelfolder import Model, load_model
-from pipeline.reporting.figures import confusion_figure, ladder_figure
+from pipeline.reporting.figures import confusion_figure, ladder_figure, over_time_figure
 from pipeline.stages.answers import headline, write_rows, write_scores
 from pipeline.stages.layout import dataset_of, stage_options
 from pipeline.stages.samples import Sample, opposites, read_samples
 from pipeline.tracking import Run, flatten, tracking_uri
 from pipeline.view import features_key
 
+NUM_SHOWN = 12  # test videos of which every timestep is shown
 PROPERTIES = ("size_bytes", "width", "height", "fps_header", "duration_seconds_header", "bit_rate", "has_audio")
 
 
@@ -73,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     answers = [model.predict(sample.features, key) for sample in validation]
     write_rows(folder / "validation.csv", prediction_rows(model, validation, answers))
     write_rows(folder / "controls.csv", control_rows(model, test, ladder))
+    shown = test[:: max(1, len(test) // NUM_SHOWN)][:NUM_SHOWN]
+    write_rows(folder / "over_time.csv", [row for sample in shown for row in over_time_rows(model, sample)])
     write_scores(folder, scores, per_class, matrix, model.classes)
     log_to_run(training / "mlflow_run.json", scores, matrix, model, per_class, folder)
     print(f"evaluate: {options.name} {options.training}: {headline(task, scores)}")
@@ -98,13 +102,33 @@ def prediction_rows(
             truth = int(sample.labels[step or 0])
             row: dict[str, object] = {"video_id": sample.video.video_id, "group": sample.video.group}
             if step is not None:
-                row |= {"step": step, "time_seconds": round(float(sample.features.time_seconds[step]), 6)}
+                row |= {"step": step, "time_seconds": round(float(sample.time_seconds[step]), 6)}
             row |= {
                 "label": model.classes[truth] if truth != IGNORED else "",
                 "predicted": model.classes[int(scores.argmax())],
                 "score": round(float(scores.max()), 6),
             }
             yield row | {name: round(float(value), 6) for name, value in zip(model.classes, scores, strict=True)}
+
+
+def over_time_rows(model: Model, sample: Sample) -> Iterable[dict[str, object]]:
+    """Rows of over_time.csv: how sure the model is at each timestep, and what the step counts in a clip's answer."""
+    values = sample.values
+    steps = model.step_probabilities(values)
+    weights = model.time_weights(values) if model.task == "clip" else np.ones(len(values))
+    whole = model.predict_features(values)
+    for step, (time, probs, weight) in enumerate(zip(sample.time_seconds, steps, weights, strict=True)):
+        truth = int(sample.labels[step])
+        answer = int((whole if model.task == "clip" else probs).argmax())
+        yield {
+            "video_id": sample.video.video_id,
+            "time_seconds": round(float(time), 6),
+            "label": model.classes[truth] if truth != IGNORED else "",
+            "predicted": model.classes[answer],
+            "label_probability": round(float(probs[truth]), 6) if truth != IGNORED else "",
+            "predicted_probability": round(float(probs[answer]), 6),
+            "weight": round(float(weight), 6),
+        }
 
 
 def control_rows(
@@ -132,6 +156,7 @@ def log_to_run(
         run.log_figure(ladder_figure(scores), "controls.png")
         run.log_table(list(per_class), "per_class.json")
         run.log_file(folder / "predictions.csv")
+        run.log_figure(over_time_figure(pd.read_csv(folder / "over_time.csv", keep_default_na=False)), "over_time.png")
 
 
 def _number(value: object) -> float:

@@ -10,6 +10,7 @@ from pipeline.features.extract import Extractor
 from pipeline.features.store import FeatureStore
 from pipeline.files import locked
 from pipeline.progress import Progress
+from pipeline.stages.importfeatures import import_all
 from pipeline.stages.layout import StageOptions, stage_options
 from pipeline.video.framestore import FrameStore
 from pipeline.view import features_key
@@ -17,9 +18,12 @@ from pipeline.view import features_key
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Extract every decoded video of the experiment's table."""
-    options = stage_options(__doc__, argv, stream=True, fold=True)
+    options = stage_options(__doc__, argv, stream=True, fold=True, media=True)
     with locked(options.layout.features(options.representation)):
-        extract_all(options)
+        if options.settings.backbone is None:
+            import_all(options)
+        else:
+            extract_all(options)
 
 
 def extract_all(options: StageOptions) -> None:

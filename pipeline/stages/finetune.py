@@ -13,6 +13,7 @@ from pipeline.data.tables import Side, read_segments, read_splits, read_videos, 
 from pipeline.device import choose_device
 from pipeline.features.backbones import load_backbone, save_backbone
 from pipeline.files import write_table, write_text
+from pipeline.stages.importfeatures import describe_features
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.training.finetune import TrainVideo, finetune, sample_steps
 from pipeline.video.framestore import FrameStore
@@ -25,8 +26,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     experiment, stream = options.experiment, options.settings
     folder = options.layout.backbone(options.representation)
     folder.mkdir(parents=True, exist_ok=True)
-    backbone = load_backbone(stream.backbone.name, stream.backbone.weights, experiment.seed)
-    backbone.check_crop(stream.view.crop)
+    if stream.backbone is None:
+        backbone, source = describe_features(options), "none: the features came ready-made"
+    else:
+        backbone = load_backbone(stream.backbone.name, stream.backbone.weights, experiment.seed)
+        backbone.check_crop(stream.view.crop)
+        source = stream.backbone.weights
     history: list[dict[str, float]] = []
     if stream.finetune is not None:
         dataset = dataset_of(experiment)
@@ -51,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_table(folder / "history.csv", columns, [[row.get(name) for name in columns] for row in history])
     facts = {"name": backbone.name, "weights_sha256": backbone.weights_sha256, "feature_size": backbone.feature_size}
     write_text(folder / "backbone.json", json.dumps(facts, indent=2) + "\n")
-    how = f"fine-tuned for {len(history)} epochs" if history else f"weights: {stream.backbone.weights}"
+    how = f"fine-tuned for {len(history)} epochs" if history else f"weights: {source}"
     print(f"finetune: {backbone.name}, {backbone.feature_size} features, {how}, sha256 {backbone.weights_sha256[:16]}")
 
 

@@ -127,8 +127,18 @@ def training_name(task: Task, stream: Scored, fold: int, seed: int) -> str:
 
 
 def dataset_of(experiment: Experiment) -> Dataset:
-    """The definition of the experiment's data set."""
-    return read_dataset(Path("datasets") / experiment.dataset)
+    """The definition of the experiment's data set; raises ConfigError where one has features and the other a CNN."""
+    dataset = read_dataset(Path("datasets") / experiment.dataset)
+    if dataset.card.features is not None and experiment.backbone is not None:
+        raise ConfigError(f"dataset {experiment.dataset} holds ready-made features (its card); expected backbone: null")
+    if dataset.card.features is None and experiment.backbone is None:
+        raise ConfigError(f"backbone is empty, but dataset {experiment.dataset} holds videos; expected a CNN's name")
+    if dataset.card.features is not None and experiment.view.fps > dataset.card.features.fps:
+        raise ConfigError(
+            f"view.fps is {experiment.view.fps:g}, but the features of {experiment.dataset} come at "
+            f"{dataset.card.features.fps:g} a second; expected that rate or a lower one"
+        )
+    return dataset
 
 
 def stage_options(

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "source": dataset.card.source,
             },
             provenance=provenance(options, layout),
-            samples=sample_frames(dataset, list(videos.values()), frames),
+            samples=sample_frames(dataset, list(videos.values()) if experiment.backbone else [], frames),
             notes=audit["warnings"],
         )
     )
@@ -116,7 +116,11 @@ def training_of(
     bins: list[dict[str, float]] = []
     if task == "clip" and seed == options.experiment.seed:
         for row in confident_mistakes(predictions, NUM_MISTAKES).itertuples():
-            strip = frame_strip(frames, videos[str(row.video_id)].sha256, STRIP_FRAMES)
+            strip = (
+                frame_strip(frames, videos[str(row.video_id)].sha256, STRIP_FRAMES)
+                if options.experiment.backbone
+                else []
+            )
             texts = (str(row.video_id), str(row.label), str(row.predicted))
             mistakes.append(Mistake(*texts, float(str(row.score)), strip))
         bins = reliability(
@@ -172,12 +176,16 @@ def view_in_words(options: StageOptions) -> str:
     """How the model looks at a video."""
     view = options.experiment.view
     clips = f"clips of {view.clip_frames} frames every {view.clip_stride}" if view.clip_frames else "whole videos"
+    if not view.has_pictures:
+        return f"{view.fps:g} timesteps a second, {clips}"
     return f"{view.fps:g} frames a second, shorter side {view.short_side} pixels, centre {view.crop} pixels, {clips}"
 
 
 def backbone_in_words(settings: StreamSettings) -> str:
     """Which CNN, with which weights."""
     backbone, finetune = settings.backbone, settings.finetune
+    if backbone is None:
+        return "none: the features came ready-made"
     tuned = f", fine-tuned on single frames for {finetune.epochs} epochs in each fold" if finetune else ""
     return f"{backbone.name}, weights: {Path(backbone.weights).name}{tuned}"
 

@@ -60,10 +60,10 @@ def lines(title: str, task: str, scores: Mapping[str, Any]) -> list[str]:
             found.append(_line(text, rung[name], rung["low"], rung["high"], gain))
     if task == "clip":
         if own.get("auc") is not None:
-            apart = (scores.get("deviation") or {}).get("auc")
+            spread = (scores.get("deviation") or {}).get("auc")
             found.append(
                 f"  area under the ROC curve {own['auc']:.3f} {_interval(own['auc_low'], own['auc_high'])}"
-                + ("" if apart is None else f", ± {apart:.3f} over the seeds")
+                + ("" if spread is None else f", ± {spread:.3f} over the seeds")
             )
         if scores.get("reversed_opposite") is not None:
             found.append(

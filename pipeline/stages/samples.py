@@ -18,11 +18,20 @@ from pipeline.stages.layout import Layout
 
 @dataclass(frozen=True)
 class Sample:
-    """One video: its table row, its features (T, D), and a class index for each timestep, (T,) int64."""
+    """One video: its table row, and of each timestep the time in seconds, (T,) float64, and a class index, (T,) int64.
+
+    Its features lie in the store, and are read and verified when they are asked for.
+    """
 
     video: Video
-    features: VideoFeatures
+    time_seconds: np.ndarray
     labels: np.ndarray
+    store: FeatureStore
+
+    @property
+    def features(self) -> VideoFeatures:
+        """The feature vectors, (T, D), read anew each time; raises StoreError when they are damaged."""
+        return self.store.read(self.video.sha256)
 
     @property
     def values(self) -> np.ndarray:
@@ -59,13 +68,13 @@ def read_samples(
         if video.video_id in undecodable:
             lost += 1
             continue
-        features = store.read(video.sha256)
+        times = store.times(video.sha256)
         if task == "clip":
-            labels = np.full(len(features.values), class_index(video.label, dataset.classes), dtype=np.int64)
+            labels = np.full(len(times), class_index(video.label, dataset.classes), dtype=np.int64)
         else:
             own = [segment for segment in segments if segment.video_id == video.video_id]
-            labels = frame_labels(features.time_seconds, own, dataset.classes, dataset.card.background)
-        samples.append(Sample(video, features, labels))
+            labels = frame_labels(times, own, dataset.classes, dataset.card.background)
+        samples.append(Sample(video, times, labels, store))
     if lost:
         reason = "have no features because they could not be decoded"
         print(printable(f"{split}: {lost} video(s) {reason}; see {layout.decoded}"))

@@ -1,4 +1,4 @@
-"""`lrcn synthesize`: draw the demo data set."""
+"""`lrcn synthesize`: draw the demo data set, or recordings as ready-made features."""
 
 import argparse
 import sys
@@ -9,16 +9,28 @@ from tqdm import tqdm
 
 from pipeline.discovery import printable
 from pipeline.synthetic import draw_dataset
+from pipeline.synthetic_recordings import draw_recordings
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw what is missing; a finished data set is left as it is."""
     parser = argparse.ArgumentParser(prog="lrcn synthesize", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--out", type=Path, default=Path("media/demo"), help="folder (default media/demo)")
+    parser.add_argument("--recordings", action="store_true", help="the data set `recordings`: features, no video")
+    parser.add_argument("--out", type=Path, help="folder (default media/demo, or media/recordings)")
     parser.add_argument("--people", type=int, default=40, help="persons, each one group (default 40)")
     parser.add_argument("--clips", type=int, default=2, help="clips per person and class (default 2)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
+    out = options.out or Path("media/recordings" if options.recordings else "media/demo")
+    if options.recordings:
+        for fold, scores in draw_recordings(out, seed=options.seed).items():
+            single, best = scores["single_frame"], scores["whole_recording"]
+            print(
+                f"synthesize: {fold}: at best accuracy {single['acc']:.3f}, F1@50 {single['f1_50']:.3f} from single "
+                f"timesteps; {best['acc']:.3f}, {best['f1_50']:.3f} from the whole recording"
+            )
+        print(printable(f"synthesize: {out} is complete"))
+        return
     with tqdm(desc="draw", disable=not sys.stderr.isatty(), unit="video") as bar:
 
         def show(done: int, total: int) -> None:
@@ -26,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             bar.update(done - bar.n)
 
         draw_dataset(
-            options.out,
+            out,
             seed=options.seed,
             num_people=options.people,
             clips_per_class=options.clips,
             progress=show,
         )
-    print(printable(f"synthesize: {options.out} is complete"))
+    print(printable(f"synthesize: {out} is complete"))

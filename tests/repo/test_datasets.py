@@ -12,7 +12,9 @@ from pipeline.data.splits import by_groups
 from pipeline.data.tables import Video
 
 ROOT = Path(__file__).resolve().parents[2]
-NUM_CLASSES = {"demo": 8, "fight": 2, "hmdb51": 51, "ucf101": 101}
+NUM_CLASSES = {
+    "50salads": 19, "breakfast": 48, "demo": 8, "fight": 2, "gtea": 10, "hmdb51": 51, "recordings": 5, "ucf101": 101,
+}  # fmt: skip
 FIGHT = ROOT.parent / "shared" / "data" / "fight"
 
 

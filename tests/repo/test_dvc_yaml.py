@@ -87,6 +87,7 @@ EXPERIMENT_VALUES = {
     for path in sorted((ROOT / "configs").glob("*.yaml"))
     if path.name not in ("experiments.yaml", "runtime.yaml")
     for suffix, change in (("", dict), (" with flow", with_flow))
+    if not suffix or yaml.safe_load(path.read_text())["backbone"]  # ready-made features have no flow
 }
 
 

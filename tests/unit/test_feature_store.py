@@ -33,6 +33,20 @@ def store(tmp_path: Path) -> FeatureStore:
     return FeatureStore(tmp_path / "features", "key-1")
 
 
+def test_times_alone_are_read_without_the_values(tmp_path):
+    store, sha256 = FeatureStore(tmp_path, "key"), "ab" * 32
+    times = np.arange(3) / 8
+    store.write(sha256, VideoFeatures(np.ones((3, 2), np.float16), times, times))
+    assert store.times(sha256).tolist() == times.tolist()
+    with pytest.raises(ViewMismatch, match="made under key key, expected other"):
+        FeatureStore(tmp_path, "other").times(sha256)
+    store.path(sha256).write_bytes(b"cut")
+    with pytest.raises(StoreError, match="damaged or unreadable features"):
+        store.times(sha256)
+    with pytest.raises(StoreError, match="no stored features"):
+        store.times("cd" * 32)
+
+
 def test_what_is_written_is_read(store: FeatureStore) -> None:
     store.write(SHA, features())
     store.write(OTHER, features(1, 2000, seed=1))
@@ -229,8 +243,8 @@ def test_the_checksum_sees_names_kinds_shapes_and_values() -> None:
 @pytest.mark.parametrize(
     ("values", "times", "pts", "message"),
     [
-        (np.zeros((2, 3), np.float32), np.zeros(2), np.zeros(2), "float32 of shape"),
-        (np.zeros(2, np.float16), np.zeros(2), np.zeros(2), r"expected float16 of shape \(T, D\)"),
+        (np.zeros((2, 3), np.float64), np.zeros(2), np.zeros(2), "float64 of shape"),
+        (np.zeros(2, np.float16), np.zeros(2), np.zeros(2), r"expected float16 or float32 of shape \(T, D\)"),
         (np.zeros((0, 3), np.float16), np.zeros(0), np.zeros(0), "at least one timestep"),
         (np.zeros((2, 3), np.float16), np.zeros(3), np.zeros(2), "time_seconds is .*one float64 for each of the 2"),
         (np.zeros((2, 3), np.float16), np.zeros(2), np.zeros(2, np.float32), "pts_seconds is float32"),

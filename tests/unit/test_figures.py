@@ -14,9 +14,11 @@ from pipeline.reporting.figures import (
     INK,
     class_colors,
     confusion_figure,
+    gradient_figure,
     history_figure,
     interval_text,
     ladder_figure,
+    over_time_figure,
     per_class_figure,
     reliability_figure,
     timeline_figure,
@@ -224,3 +226,27 @@ def test_classes_stand_in_order_of_f1_also_where_precision_is_not_defined() -> N
 )
 def test_scores_in_words(values: tuple[float | None, ...], sign: bool, text: str) -> None:
     assert interval_text(*values, sign=sign) == text
+
+
+def test_gradients_stand_at_their_distance_and_zeros_are_left_out() -> None:
+    (axes,) = gradient_figure({"before": np.array([1.0, 0.1, 0.0]), "after": np.array([2.0, 1.0, 0.5])}).axes
+    before, after = axes.lines
+    assert before.get_xdata().tolist() == [0, 1, 2]
+    assert before.get_ydata()[:2].tolist() == [1.0, 0.1]
+    assert np.isnan(before.get_ydata()[2])
+    assert after.get_ydata().tolist() == [2.0, 1.0, 0.5]
+    assert axes.get_yscale() == "log"
+
+
+def test_certainty_over_time_has_a_panel_for_each_video() -> None:
+    row = {"label": "sit", "predicted": "NA", "label_probability": 0.2, "predicted_probability": 0.7, "weight": 0.5}
+    rows = [{"video_id": f"v{n}", "time_seconds": step / 8, **row} for n in range(5) for step in range(2)]
+    rows[0]["label_probability"] = ""  # a step without a label
+    figure = over_time_figure(pd.DataFrame(rows))
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(shown) == 5
+    assert shown[0].get_title(loc="left") == "sit → NA"
+    truth, answer = shown[1].lines
+    assert truth.get_ydata().tolist() == [0.2, 0.2]
+    assert answer.get_ydata().tolist() == [0.7, 0.7]
+    assert np.isnan(shown[0].lines[0].get_ydata()[0])

@@ -90,7 +90,7 @@ def test_missing_and_foreign_folders_are_named(folder, tmp_path):
     (folder / "model.yaml").write_text(text.replace("hidden_size: 4", "hidden_size: 8"))
     with pytest.raises(ModelError, match="does not fit the architecture"):
         load_model(folder)
-    (folder / "model.yaml").write_text(text.replace("format: 1", "format: 99"))
+    (folder / "model.yaml").write_text(text.replace("format: 2", "format: 99"))
     with pytest.raises(ModelError, match="made by another version"):
         load_model(folder)
     (folder / "model.yaml").write_text("task: clip\n")
