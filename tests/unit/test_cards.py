@@ -103,3 +103,55 @@ def test_windows_line_ends(tmp_path):
 def test_missing_files(tmp_path):
     with pytest.raises(DataError, match=r"card\.yaml: no such file.*classes\.txt: no such file"):
         read_dataset(tmp_path)
+
+
+FEATURES = """
+name: tiny
+title: Two classes
+licence: none
+source: drawn
+media: media/tiny
+features: {folder: features, fps: 15}
+labels: {frames: {folder: groundTruth, mapping: mapping.txt}}
+splits: {lists: {style: mstcn, folder: splits, folds: 2, validation: 0.2, seed: 0}}
+"""
+
+
+def test_a_card_of_ready_made_features_and_its_defaults(tmp_path):
+    card = read(tmp_path, FEATURES).card
+    assert (card.features.folder, card.features.fps, card.features.layout) == ("features", 15.0, "auto")
+    assert (card.labels.frames.folder, card.labels.frames.tolerance) == ("groundTruth", 10)
+    assert (card.splits.num_folds, card.splits.official, card.background) == (2, True, None)
+    assert read(tmp_path).card.features is None
+
+
+def test_all_problems_of_a_card_of_features_at_once(tmp_path):
+    bad = FEATURES.replace("fps: 15", "fps: 0, layout: TD").replace("mapping:", "maping:").replace("mstcn", "bundle")
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, bad)
+    for part in (
+        "card.yaml has 4 problem(s)",
+        "features.fps: expected greater than 0, got 0",
+        "features.layout: expected 'auto', 'time_first' or 'feature_first', got 'TD'",
+        "labels.frames.maping: unknown key, did you mean 'mapping'?",
+        "splits.lists.style: expected 'ucf101', 'hmdb51' or 'mstcn', got 'bundle'",
+    ):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("fps: 15", "", "features.fps: "),
+        ("{folder: groundTruth, ", "{folder: groundTruth, column: label, ", "labels.frames: got folder and column"),
+        ("{folder: groundTruth, ", "{", "labels.frames: got nothing; expected exactly one of folder, column"),
+        ("{frames: ", "{folders: ., frames: ", "labels: got folders and frames"),
+        ("mapping.txt}", "mapping.txt, tolerance: -1}", "labels.frames.tolerance: expected greater than or equal to 0"),
+        ("features: {folder: features, fps: 15}\n", "", r"say where they are in `features`.*style mstcn lists files"),
+        ("media: media/tiny\n", "media: media/tiny\nsegments: s.csv\n", "segments: labels.frames states the label"),
+    ],
+)
+def test_what_a_card_of_features_may_not_say(tmp_path, old, new, message):
+    assert old in FEATURES
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, FEATURES.replace(old, new))
