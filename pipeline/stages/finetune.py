@@ -1,23 +1,35 @@
 """Stage `finetune`: fixes the backbone's weights. They come as the configuration names them; where it has a `finetune`
-section they are trained on single frames of the training split (LRCN's first step: Donahue et al. 2015, section 4).
+section they are trained on single frames of the training split (LRCN's first step: Donahue et al. 2015, section 4), and
+then, where that has an `end_to_end` section, together with an LSTM on windows of frames (the second).
 """
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline.data.cards import Dataset
 from pipeline.data.labels import class_index
 from pipeline.data.tables import Side, read_segments, read_splits, read_videos, video_ids
-from pipeline.device import choose_device
-from pipeline.features.backbones import load_backbone, save_backbone
+from pipeline.device import choose_device, num_workers
+from pipeline.features.backbones import Backbone, load_backbone, save_backbone
 from pipeline.files import write_table, write_text
+from pipeline.stages.footage import labelled_footage
 from pipeline.stages.importfeatures import describe_features
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
+from pipeline.training.checkpoint import save_checkpoint, unfinished
+from pipeline.training.distributed import World, process_group
+from pipeline.training.endtoend import EndToEndSettings, train_end_to_end
 from pipeline.training.finetune import TrainVideo, finetune, sample_steps
+from pipeline.training.windows import FrameMemory
 from pipeline.video.framestore import FrameStore
 from pipeline.video.reader import i420_to_rgb
+from pipeline.view import digest
+
+# phase: `frames` or `windows`. Losses of the two do not compare: one frame's answer, and the average over windows.
+COLUMNS = ["phase", "epoch", "train_loss", "val_loss", "val_frame_accuracy", "val_video_accuracy"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,11 +44,52 @@ def main(argv: Sequence[str] | None = None) -> None:
         backbone = load_backbone(stream.backbone.name, stream.backbone.weights, experiment.seed)
         backbone.check_crop(stream.view.crop)
         source = stream.backbone.weights
-    history: list[dict[str, float]] = []
-    if stream.finetune is not None:
-        dataset = dataset_of(experiment)
-        settings = stream.finetune
-        history = finetune(
+    with process_group(choose_device(options.runtime.device)) as world:
+        history = trained(options, backbone, world) if stream.finetune else []
+    if not world.is_main:
+        return
+    save_backbone(backbone, folder / "backbone.safetensors")
+    write_table(folder / "history.csv", COLUMNS, [[row.get(name) for name in COLUMNS] for row in history])
+    facts = {"name": backbone.name, "weights_sha256": backbone.weights_sha256, "feature_size": backbone.feature_size}
+    write_text(folder / "backbone.json", json.dumps(facts, indent=2) + "\n")
+    for path in checkpoints(options):
+        path.unlink(missing_ok=True)
+    how = f"fine-tuned for {len(history)} epochs" if history else f"weights: {source}"
+    print(f"finetune: {backbone.name}, {backbone.feature_size} features, {how}, sha256 {backbone.weights_sha256[:16]}")
+
+
+def checkpoints(options: StageOptions) -> tuple[Path, Path]:
+    """Files of the state of single-frame fine-tuning, and of what follows it; there only until the stage has ended."""
+    name = f"finetune-{options.representation}"
+    return options.layout.checkpoint(f"{name}-frames"), options.layout.checkpoint(f"{name}-windows")
+
+
+def trained(options: StageOptions, backbone: Backbone, world: World) -> list[dict[str, Any]]:
+    """Fine-tune a backbone, in place; returns the rows of the history, those of both phases.
+
+    With an end-to-end part, a stage that was cut off goes on from its checkpoints. Started by torchrun, every process
+    trains on single frames by itself and goes on with the main one's weights: waiting would not be quicker.
+    """
+    experiment, view, settings = options.experiment, options.settings.view, options.settings.finetune
+    assert settings is not None
+    dataset = dataset_of(experiment)
+    memory = FrameMemory(int(options.runtime.frames_memory_gb * 1e9))
+    sides: tuple[Side, Side] = ("train", "val")
+    footage, data = zip(*(labelled_footage(options, dataset, side, memory) for side in sides), strict=True)
+    frames_file, windows_file = checkpoints(options)
+    identity = {
+        "backbone": {"name": backbone.name, "weights": backbone.weights_sha256},
+        "settings": settings.model_dump(mode="json", exclude={"end_to_end"}),
+        "view": {"frames": view.frames_key, "crop": view.crop, "flow": view.flow},
+        "seed": experiment.seed,
+        "data": {side: digest(value) for side, value in zip(sides, data, strict=True)},
+    }
+    checkpoint = unfinished(frames_file, identity) if settings.end_to_end else None
+    if checkpoint is not None:
+        checkpoint.restore({"backbone": backbone})
+        single: list[dict[str, Any]] = checkpoint.values["history"]
+    else:
+        single = finetune(
             backbone,
             labelled_frames(options, dataset, "train", settings.frames_per_video),
             labelled_frames(options, dataset, "val", settings.frames_per_video),
@@ -49,15 +102,27 @@ def main(argv: Sequence[str] | None = None) -> None:
             label_smoothing=settings.label_smoothing,
             flip=settings.flip,
             seed=experiment.seed,
-            device=choose_device(options.runtime.device),
+            device=world.device,
         )
-    save_backbone(backbone, folder / "backbone.safetensors")
-    columns = ["epoch", "train_loss", "val_loss", "val_frame_accuracy", "val_video_accuracy"]
-    write_table(folder / "history.csv", columns, [[row.get(name) for name in columns] for row in history])
-    facts = {"name": backbone.name, "weights_sha256": backbone.weights_sha256, "feature_size": backbone.feature_size}
-    write_text(folder / "backbone.json", json.dumps(facts, indent=2) + "\n")
-    how = f"fine-tuned for {len(history)} epochs" if history else f"weights: {source}"
-    print(f"finetune: {backbone.name}, {backbone.feature_size} features, {how}, sha256 {backbone.weights_sha256[:16]}")
+        if settings.end_to_end and world.is_main:
+            save_checkpoint(frames_file, identity, {"backbone": backbone}, values={"history": single})
+    rows: list[dict[str, Any]] = [{"phase": "frames", **row} for row in single]
+    if settings.end_to_end:
+        world.copy_from_main(backbone.to(world.device))
+        told = settings.end_to_end.model_dump()
+        _, windows = train_end_to_end(
+            backbone,
+            *footage,
+            num_classes=len(dataset.classes),
+            view=view,
+            settings=EndToEndSettings(**told, flip=settings.flip, seed=experiment.seed),
+            world=world,
+            num_readers=num_workers(options.runtime.workers),
+            checkpoint=windows_file,
+            identity={name: identity[name] for name in ("view", "data")},
+        )
+        rows += [{"phase": "windows", **row, "epoch": len(single) + row["epoch"]} for row in windows]
+    return rows
 
 
 def labelled_frames(options: StageOptions, dataset: Dataset, split: Side, count: int) -> list[TrainVideo]:

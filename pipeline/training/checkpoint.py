@@ -62,7 +62,7 @@ class Checkpoint:
             if scaler is not None and scaler.is_enabled():
                 scaler.load_state_dict(self.document["scaler"])
             self._restore_generators(generators or {})
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        except (RuntimeError, ValueError, KeyError, IndexError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise TrainingError(f"{self.path}: does not fit this training ({reason}); {ADVICE}") from error
 
@@ -72,9 +72,13 @@ class Checkpoint:
             raise ValueError("no optimizer was saved")
         if saved["kind"] != type(optimizer).__name__:
             raise ValueError(f"the optimizer was {saved['kind']} and is {type(optimizer).__name__}")
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Any]] = {}
         for index, plain in saved["state"].items():
-            kept = {key: self.tensors[f"{OPTIMIZER}/{index}/{key}"].clone() for key in saved["tensors"][index]}
+            kept = {
+                key: _laid_out_as(parameters[int(index)], self.tensors[f"{OPTIMIZER}/{index}/{key}"])
+                for key in saved["tensors"][index]
+            }
             state[int(index)] = {**kept, **plain}
         groups = []
         for group, present in zip(saved["groups"], optimizer.state_dict()["param_groups"], strict=True):
@@ -168,6 +172,18 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> Checkpoint | Non
     return Checkpoint(path, document["values"], tensors, document)
 
 
+def unfinished(path: Path | None, identity: Mapping[str, Any]) -> Checkpoint | None:
+    """The state to go on from; None when there is none of this training.
+
+    A file of other settings or data, or a damaged one, is no reason not to train: it is printed and then replaced.
+    """
+    try:
+        return load_checkpoint(path, identity) if path else None
+    except TrainingError as error:
+        print(f"training begins anew: {error}")  # noqa: T201 - what was computed before is lost
+        return None
+
+
 def differences(before: Any, now: Any, name: str = "") -> list[str]:
     """What differs between two JSON values, each as "<name> was <value> and is <value>".
 
@@ -205,6 +221,13 @@ def _optimizer_document(optimizer: torch.optim.Optimizer, tensors: dict[str, Ten
         tensors |= {f"{OPTIMIZER}/{index}/{key}": entries[key] for key in kept[str(index)]}
     kind = type(optimizer).__name__
     return {"kind": kind, "state": plain, "tensors": kept, "groups": state["param_groups"]}
+
+
+def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """A copy with the parameter's strides, when it has its shape: fused optimisers go through memory, not indices."""
+    if tensor.shape != parameter.shape:
+        return tensor.clone()
+    return torch.empty_like(parameter, dtype=tensor.dtype, device="cpu").copy_(tensor)
 
 
 def _short(value: Any) -> str:

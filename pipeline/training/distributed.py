@@ -58,7 +58,8 @@ class World:
             flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in of_kind])
             self._collect(lambda flat=flat: dist.all_reduce(flat))  # type: ignore[misc]
             for parameter, part in zip(of_kind, torch.split(flat, [p.numel() for p in of_kind]), strict=True):
-                parameter.grad = part.view_as(parameter)
+                # With the parameter's strides: fused optimisers go through memory, not indices.
+                parameter.grad = torch.empty_like(parameter).copy_(part.view_as(parameter))
 
     def sum_floats(self, *values: float) -> list[float]:
         """Sums over all processes, the same bits in each."""

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from pipeline.errors import TrainingError
 from pipeline.features.backbones import Backbone
 from pipeline.features.crop import center_crop
+from pipeline.training.schedule import schedule
 
 WARM_UP = 0.1  # share of all steps in which the learning rate rises; then it falls along a cosine to 0
 # Weight of the newest batch in batch normalisation's running averages: torch's default. Some networks bring less (0.01
@@ -48,18 +49,6 @@ def sample_steps(num_steps: int, count: int, rng: np.random.Generator) -> list[i
     count = min(count, num_steps)
     edges = np.arange(count + 1) * num_steps // count
     return [int(step) for step in rng.integers(edges[:-1], edges[1:])]
-
-
-def learning_rate_factor(step: int, num_steps: int) -> float:
-    """Factor of the highest learning rate at a step: up in a line over the first tenth, down along a cosine to 0.
-
-    >>> [round(learning_rate_factor(step, 20), 2) for step in (0, 1, 2, 11, 19)]
-    [0.5, 1.0, 1.0, 0.5, 0.01]
-    """
-    warm_up = max(1, round(WARM_UP * num_steps))
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (num_steps - warm_up)))
 
 
 def finetune(
@@ -144,6 +133,7 @@ class _Trainer:
     ) -> None:
         self.model, self.device, self.lr, self.label_smoothing = model, device, lr, label_smoothing
         self.done, self.num_steps = 0, num_steps
+        self.factor = schedule("cosine", num_steps, warm_up=WARM_UP)
         parameters = list(model.parameters())
         self.optimizer = torch.optim.AdamW(
             [
@@ -161,7 +151,7 @@ class _Trainer:
     def step(self, pixels: np.ndarray, labels: Tensor, factors: Tensor) -> float:
         """Learn from one batch of `_batches`; returns its loss."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * learning_rate_factor(self.done, self.num_steps)
+            group["lr"] = self.lr * self.factor(self.done)
         self.done += 1
         frames = _jitter(_to_frames(pixels, self.device), factors.to(self.device))
         with torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None):

@@ -15,7 +15,7 @@ from torch.nn import functional
 from pipeline.data.labels import IGNORED
 from pipeline.errors import TrainingError
 from pipeline.models.recurrent import Lanes, RecurrentClassifier, Steps
-from pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pipeline.training.checkpoint import save_checkpoint, unfinished
 from pipeline.training.distributed import World
 from pipeline.training.schedule import Schedule, schedule
 from pipeline.training.sequences import (
@@ -111,7 +111,7 @@ def train(
     saved_at = time.monotonic()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)  # dropout draws from the global generator; it is restored on leaving
-        saved = _load(checkpoint, identity)
+        saved = unfinished(checkpoint, identity)
         if saved:
             saved.restore({"network": network}, learner.optimizer, {"order": generator})
             best = saved.state("best")
@@ -311,15 +311,6 @@ class Learner:
         norm = nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
         self.optimizer.step()
         return value, norm.item()
-
-
-def _load(checkpoint: Path | None, identity: Mapping[str, Any]) -> Checkpoint | None:
-    """The state to go on from, None when there is none of this training."""
-    try:
-        return load_checkpoint(checkpoint, identity) if checkpoint else None
-    except TrainingError as error:  # a changed setting, or a damaged file: that training is not this one
-        print(f"training begins anew: {error}")  # noqa: T201 - what was computed before is lost
-        return None
 
 
 def _autocast(device: torch.device) -> torch.autocast:

@@ -197,11 +197,87 @@ def test_fine_tuning_gives_each_fold_its_own_features(toy, capsys):
     assert "extract: 60 of 60" in capsys.readouterr().out
     history = rows(ARTIFACTS / "backbone/fold1/history.csv")
     assert len(history) == 2
-    assert set(history[0]) == {"epoch", "train_loss", "val_loss", "val_frame_accuracy", "val_video_accuracy"}
+    assert set(history[0]) == {
+        "phase", "epoch", "train_loss", "val_loss", "val_frame_accuracy", "val_video_accuracy",
+    }  # fmt: skip
     shared, own = (
         json.loads((ARTIFACTS / f"backbone/{name}/backbone.json").read_text()) for name in ("shared", "fold1")
     )
     assert shared["weights_sha256"] != own["weights_sha256"]
+
+
+END_TO_END = """finetune:
+  epochs: 1
+  frames_per_video: 3
+  batch_size: 32
+  lr: 0.0002
+  end_to_end: {epochs: 3, clip_frames: 8, hidden_size: 16, lr: 0.005, backbone_lr: 0.0003, dropout: 0.1}
+"""
+
+
+@pytest.mark.slow
+def test_end_to_end_training_follows_and_goes_on_where_it_was_cut_off(toy, monkeypatch):
+    from pipeline.stages import finetune as stage
+    from pipeline.training import endtoend
+
+    config = Path("configs/toy.yaml")
+    config.write_text(config.read_text().replace("finetune: null\n", END_TO_END))
+    run_stage("finetune")
+    folder = ARTIFACTS / "backbone/fold1"
+    names = {"backbone.safetensors", "backbone.json", "history.csv"}
+    assert {path.name for path in folder.iterdir()} == names
+    history = rows(folder / "history.csv")
+    assert [(row["phase"], row["epoch"]) for row in history] == [
+        ("frames", "1"), ("windows", "2"), ("windows", "3"), ("windows", "4"),
+    ]  # fmt: skip
+    assert all(float(row["val_loss"]) > 0 and float(row["val_video_accuracy"]) >= 0 for row in history)
+    weights = read_backbone(folder / "backbone.safetensors").weights_sha256
+    shutil.rmtree(folder)
+
+    def cut(*arguments, **options):
+        raise KeyboardInterrupt
+
+    save, saved = endtoend.save_checkpoint, []
+
+    def save_and_cut(path, *arguments, **options):
+        save(path, *arguments, **options)
+        saved.append(path)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(endtoend, "save_checkpoint", save_and_cut)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage("finetune")
+    assert {path.name for path in folder.iterdir()} == set(stage.CHECKPOINTS)
+    monkeypatch.setattr(endtoend, "save_checkpoint", save)
+    monkeypatch.setattr(stage, "finetune", cut)  # single frames are not trained on again
+    run_stage("finetune")
+    assert {path.name for path in folder.iterdir()} == names
+    assert read_backbone(folder / "backbone.safetensors").weights_sha256 == weights
+    assert rows(folder / "history.csv") == history
+
+
+@pytest.mark.slow
+def test_footage_is_the_stored_frames_of_clips_and_segments(toy):
+    from pipeline.stages.footage import labelled_footage
+    from pipeline.stages.layout import stage_options
+    from pipeline.training.windows import FrameMemory
+    from pipeline.video.framestore import FrameStore
+    from pipeline.video.reader import i420_to_rgb
+
+    options = stage_options("", ["--config", "configs/toy.yaml"], fold=True)
+    dataset = read_dataset("datasets/toy")
+    store = FrameStore(ARTIFACTS / "frames", None)
+    for budget in (0, 10**9):
+        found, identity = labelled_footage(options, dataset, "val", FrameMemory(budget))
+        assert len(found) == len(identity) == 8  # of each of two people: two clips, and two segments of a recording
+        assert sorted(stretch.num_steps for stretch in found) == [11] * 8
+        for stretch, (sha256, start, stop, number) in zip(found, identity, strict=True):
+            assert stretch.class_index == number
+            stored = [i420_to_rgb(frame.i420) for frame in store.read(sha256)][start:stop]
+            assert np.array_equal(list(stretch.frames(3, 9)), stored[3:9])
+            columns = [int(frame[16, :, 0].argmax()) for frame in stretch.frames(0, stretch.num_steps)]
+            assert (columns[-1] > columns[0]) == (dataset.classes[number] == "right")
 
 
 @pytest.mark.parametrize("keep", [0, 40])

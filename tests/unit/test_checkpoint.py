@@ -13,24 +13,29 @@ IDENTITY = {"settings": {"lr": 0.1, "seed": 0}, "data": {"train": "ab" * 32}}
 
 
 class Network(nn.Module):
-    """A recurrent layer, dropout and a running average: state of every kind."""
+    """State of every kind: a convolution laid out in memory in an order of its own, recurrence, averages, dropout."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.picture = nn.Conv2d(2, 5, 3).to(memory_format=torch.channels_last)  # with strides of its own
         self.recurrent = nn.LSTM(5, 7, batch_first=True)
         self.norm = nn.BatchNorm1d(7)
         self.dropout = nn.Dropout(0.5)
         self.classifier = nn.Linear(7, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.dropout(self.norm(self.recurrent(x)[0][:, -1])))
+        seen = self.picture(x.flatten(0, 1)).mean(dim=(2, 3)).unflatten(0, x.shape[:2])
+        logits: Tensor = self.classifier(self.dropout(self.norm(self.recurrent(seen)[0][:, -1])))
         return logits
 
 
 def optimizer_of(kind: str, network: nn.Module) -> torch.optim.Optimizer:
     if kind == "sgd":
         return torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    groups = [{"params": network.recurrent.parameters(), "lr": 0.01}, {"params": network.classifier.parameters()}]
+    groups = [
+        {"params": [*network.picture.parameters(), *network.recurrent.parameters()], "lr": 0.01},
+        {"params": network.classifier.parameters()},
+    ]
     return torch.optim.AdamW(groups, lr=0.03, amsgrad=kind == "amsgrad", fused=kind == "fused")
 
 
@@ -53,7 +58,7 @@ def steps(kind: str, count: int, cut: int | None, path: Path) -> tuple[dict[str,
             assert checkpoint is not None
             schedule.load_state_dict(checkpoint.values)
             checkpoint.restore({"network": network}, optimizer, {"batches": generator})
-        batch = torch.randn(6, 4, 5, generator=generator)
+        batch = torch.randn(6, 4, 2, 5, 4, generator=generator)
         optimizer.zero_grad()
         nn.functional.cross_entropy(network(batch), torch.arange(6) % 3).backward()
         optimizer.step()
@@ -187,7 +192,7 @@ def test_a_gpus_state_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     network = Network().cuda()
     optimizer = optimizer_of("fused", network)
-    network(torch.randn(6, 4, 5, device="cuda")).sum().backward()
+    network(torch.randn(6, 4, 2, 5, 4, device="cuda")).sum().backward()
     optimizer.step()
     save_checkpoint(path, IDENTITY, {"network": network}, optimizer)
     drawn = torch.rand(4, device="cuda")

@@ -1,5 +1,4 @@
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.errors import TrainingError
 from pipeline.features.backbones import Backbone, load_backbone
 from pipeline.training import finetune as module
-from pipeline.training.finetune import TrainVideo, finetune, learning_rate_factor, sample_steps
+from pipeline.training.finetune import TrainVideo, finetune, sample_steps
 
 CROP = 24
 
@@ -94,16 +93,6 @@ def test_a_short_video_gives_each_step_once_and_the_generator_decides() -> None:
 
 
 # The parts of training
-
-
-def test_the_learning_rate_rises_in_a_tenth_and_falls_to_zero() -> None:
-    factors = [learning_rate_factor(step, 100) for step in range(100)]
-    assert factors[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
-    assert factors[10] == 1
-    assert factors[55] == pytest.approx(0.5)
-    assert all(late < early for early, late in pairwise(factors[10:]))
-    assert 0 < factors[-1] < 0.001
-    assert [learning_rate_factor(0, 1), learning_rate_factor(0, 2), learning_rate_factor(1, 2)] == [1, 1, 1]
 
 
 def test_an_epoch_shows_every_frame_once_cropped_at_random() -> None:
