@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from pipeline.errors import StoreError, ViewMismatch
+from pipeline.errors import RejectedVideo, StoreError, ViewMismatch
 from pipeline.files import replacing
 
 SUFFIX = ".safetensors"
@@ -23,7 +23,7 @@ ADVICE = "run the extract stage again: it rebuilds what is missing or damaged"
 class VideoFeatures:
     """What the backbone saw of one video: a vector per timestep, and the times of the timesteps.
 
-    values: (T, D) float16, finite, T >= 1.
+    values: (T, D) float16, finite, T >= 1; (T, C, D) of C crops of each frame, in the order of pipeline.features.crop.
     time_seconds: (T,) float64, finite: the times of the grid, from the first frame shown.
     pts_seconds: (T,) float64, finite: presentation times of the frames shown then, minus the first one's.
 
@@ -35,10 +35,10 @@ class VideoFeatures:
     pts_seconds: np.ndarray
 
     def __post_init__(self) -> None:
-        if self.values.ndim != 2 or 0 in self.values.shape or self.values.dtype != np.float16:
+        if self.values.ndim not in (2, 3) or 0 in self.values.shape or self.values.dtype != np.float16:
             raise ValueError(
                 f"feature values are {self.values.dtype} of shape {self.values.shape}; "
-                "expected float16 of shape (T, D) with at least one timestep and one feature"
+                "expected float16 of shape (T, D) or (T, crops, D) with at least one timestep and one feature"
             )
         for name, times in (("time_seconds", self.time_seconds), ("pts_seconds", self.pts_seconds)):
             if times.shape != self.values.shape[:1] or times.dtype != np.float64:
@@ -48,16 +48,27 @@ class VideoFeatures:
                 )
             if not np.isfinite(times).all():
                 raise ValueError(f"{name} holds {np.count_nonzero(~np.isfinite(times))} times that are not finite")
-        bad = np.flatnonzero(~np.isfinite(self.values).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(self.values).reshape(len(self.values), -1).all(axis=1))
         if len(bad):
             raise ValueError(
                 f"{len(bad)} of {len(self.values)} feature vectors are not finite in float16 "
                 f"(the first at {self.time_seconds[bad[0]]:.3f} s)"
             )
 
+    @property
+    def num_crops(self) -> int:
+        """Vectors of each timestep."""
+        return 1 if self.values.ndim == 2 else self.values.shape[1]
+
+    def crop(self, number: int) -> np.ndarray:
+        """The vectors of one crop, (T, D) float16, a view; 0 is the centre."""
+        return self.values if self.values.ndim == 2 and number == 0 else self.values[:, number]
+
 
 class FeatureStore:
     """A folder of features made under one key; safe for several writers, a damaged file is noticed when it is read.
+
+    A video that gives no features (of one picture there is no flow) has a file too, with the reason.
 
     folder: created at the first write. key: everything that shapes the values (see pipeline.view.features_key); None to
     look at features of any key.
@@ -74,13 +85,15 @@ class FeatureStore:
         return self.folder / f"{sha256}{SUFFIX}"
 
     def has(self, sha256: str) -> bool:
-        """Whether features of this key are there, undamaged: all of the file is read."""
+        """Whether features of this key are there, undamaged: all of the file is read. A reason for none counts."""
         return not self.fault(sha256)
 
     def fault(self, sha256: str) -> str:
         """What is wrong with a file, all of which is read; "" when nothing is."""
         try:
-            self.read(sha256)
+            self._read(sha256)
+        except RejectedVideo:
+            return ""
         except (StoreError, ViewMismatch) as error:
             return str(error)
         return ""
@@ -101,12 +114,28 @@ class FeatureStore:
         metadata = {"key": self.key, "damage": damage, "checksum": checksum(arrays, label)}
         write_arrays(self.path(sha256), arrays, metadata)
 
+    def write_rejected(self, sha256: str, reason: str) -> None:
+        """Store that a video gives no features, and why, so that nobody tries it again to find out."""
+        if self.key is None or not reason:
+            raise ValueError(f"{self.folder}: expected a key to write under, and a reason, got {reason!r}")
+        metadata = {"key": self.key, "rejected": reason, "checksum": checksum({}, f"{self.key} {sha256} - {reason}")}
+        write_arrays(self.path(sha256), {}, metadata)
+
     def read(self, sha256: str) -> VideoFeatures:
         """The stored features of a video.
 
-        Raises StoreError when they are missing or damaged, ViewMismatch when they were made under another key.
+        Raises StoreError when they are missing or damaged, ViewMismatch when they were made under another key,
+        RejectedVideo with the reason when the video gives none.
         """
         return self._read(sha256)[0]
+
+    def rejection(self, sha256: str) -> str:
+        """Why a video gives no features, "" when it has some; raises StoreError and ViewMismatch as `read` does."""
+        try:
+            self._read(sha256)
+        except RejectedVideo as error:
+            return str(error)
+        return ""
 
     def damage(self, sha256: str) -> str:
         """What was wrong with a video, "" when all of it could be read; raises what `read` raises."""
@@ -123,13 +152,17 @@ class FeatureStore:
                 f"{path}: damaged or unreadable features ({' '.join(str(error).split())}); {ADVICE}"
             ) from None
         # Over key and name too: a flipped bit in the key must not pass for another view, nor one video for another.
-        if metadata.get("checksum") != checksum(arrays, f"{metadata.get('key')} {sha256} {metadata.get('damage')}"):
+        reason = metadata.get("rejected", "")
+        state = f"- {reason}" if reason else metadata.get("damage")
+        if metadata.get("checksum") != checksum(arrays, f"{metadata.get('key')} {sha256} {state}"):
             raise StoreError(f"{path}: damaged features (the checksum does not fit the contents); {ADVICE}")
         if self.key not in (None, metadata.get("key")):
             raise ViewMismatch(
                 f"{path}: features were made under key {metadata.get('key')}, expected {self.key} "
                 "(another view, backbone or weights); run the extract stage again"
             )
+        if reason:
+            raise RejectedVideo(reason)
         try:
             return VideoFeatures(**arrays), metadata["damage"]
         except (TypeError, ValueError) as error:

@@ -108,7 +108,9 @@ def predict_files(
     backbone = read_backbone(folder / "backbone.safetensors")
     view = model.spec.view
     model.require_features(features_key(view, backbone.name, backbone.weights_sha256))
-    extractor = Extractor(backbone, view.crop, device, workers=num_workers(workers))
+    extractor = Extractor(
+        backbone, view.crop, device, workers=num_workers(workers), crops=view.crops, flow=view.flow
+    )  # fmt: skip
     readers = {path: decoders.reader(path) for path in paths}
     jobs = ((path, readers[path].frames(view.fps, view.short_side)) for path in paths)
     for path, result in extractor.run(jobs, progress):

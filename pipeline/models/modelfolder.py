@@ -81,10 +81,10 @@ class Model:
         return self.predict_features(features.values.astype(np.float32))
 
     def predict_features(self, features: np.ndarray) -> np.ndarray:
-        """Class probabilities of one video.
+        """Class probabilities of one video, averaged over the crops where there are several.
 
         Args:
-            features: (T, D) float32, one row per timestep of the model's view.
+            features: (T, D) or (T, crops, D) float32, one row per timestep of the model's view.
 
         Returns:
             float32; (K,) for a clip model: the mean over the view's clips; (T, K) for a frame model.
@@ -96,25 +96,35 @@ class Model:
             return np.asarray(self.predict_clips(features).mean(axis=0))
         steps = self._steps(features)
         with torch.inference_mode():
-            logits, _ = self.network(steps[None])
-        return np.asarray(logits[0].float().softmax(dim=-1).cpu())
+            logits, _ = self.network(steps)
+        return np.asarray(logits.float().softmax(dim=-1).mean(dim=0).cpu())
 
     def predict_clips(self, features: np.ndarray) -> np.ndarray:
-        """Class probabilities (clips, K) float32 of each clip that the view cuts out of a video's (T, D) features."""
+        """Class probabilities (clips, K) float32 of each clip that the view cuts out of a video.
+
+        features: (T, D) or (T, crops, D) float32; probabilities are averaged over the crops.
+        """
         steps = self._steps(features)
-        starts = self.spec.view.clip_starts(len(steps))
-        size = min(self.spec.view.clip_frames or len(steps), len(steps))
+        num_crops, num_steps = steps.shape[:2]
+        starts = self.spec.view.clip_starts(num_steps)
+        size = min(self.spec.view.clip_frames or num_steps, num_steps)
         with torch.inference_mode():
-            logits, _ = self.network(torch.stack([steps[start : start + size] for start in starts]))
-        lengths = torch.full((len(starts),), size)
-        return np.asarray(clip_probabilities(logits.float(), lengths, self.spec.head).cpu())
+            logits, _ = self.network(torch.cat([steps[:, start : start + size] for start in starts]))
+        lengths = torch.full((len(starts) * num_crops,), size)
+        probs = clip_probabilities(logits.float(), lengths, self.spec.head)
+        return np.asarray(probs.reshape(len(starts), num_crops, -1).mean(dim=1).cpu())
 
     def _steps(self, features: np.ndarray) -> torch.Tensor:
+        """(crops, T, D) on the network's device."""
         expected = self.spec.architecture["feature_size"]
-        if features.ndim != 2 or features.shape[1] != expected or len(features) == 0:
-            raise ModelError(f"features of shape {features.shape}; expected (T, {expected}) with T of 1 or more")
+        if features.ndim not in (2, 3) or features.shape[-1] != expected or 0 in features.shape:
+            raise ModelError(
+                f"features of shape {features.shape}; expected (T, {expected}) or (T, crops, {expected}) "
+                "with T of 1 or more"
+            )
+        by_crop = features[None] if features.ndim == 2 else features.swapaxes(0, 1)
         device = self.network.feature_mean.device
-        return torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)).to(device)
+        return torch.from_numpy(np.ascontiguousarray(by_crop, dtype=np.float32)).to(device)
 
 
 def save_model(folder: Path, model: Model, backbone_file: Path) -> None:

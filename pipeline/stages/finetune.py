@@ -3,7 +3,7 @@ section they are trained on single frames of the training split (LRCN's first st
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -15,8 +15,10 @@ from pipeline.features.backbones import load_backbone, save_backbone
 from pipeline.files import write_table, write_text
 from pipeline.stages.layout import StageOptions, dataset_of, representation, stage_options
 from pipeline.training.finetune import TrainVideo, finetune, sample_steps
+from pipeline.video.flow import NO_FLOW, first_flow_step, flow_frames
 from pipeline.video.framestore import FrameStore
 from pipeline.video.reader import i420_to_rgb
+from pipeline.view import View
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,7 +27,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     experiment = options.experiment
     folder = options.layout.backbone(representation(experiment, options.fold))
     folder.mkdir(parents=True, exist_ok=True)
-    backbone = load_backbone(experiment.backbone.name, experiment.backbone.weights, experiment.seed)
+    backbone = load_backbone(
+        experiment.backbone.name, experiment.backbone.weights, experiment.seed,
+        layer=experiment.backbone.layer, crop=experiment.view.crop, is_flow=bool(experiment.view.flow),
+    )  # fmt: skip
     backbone.check_crop(experiment.view.crop)
     history: list[dict[str, float]] = []
     if experiment.finetune is not None:
@@ -43,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             weight_decay=settings.weight_decay,
             label_smoothing=settings.label_smoothing,
             flip=settings.flip,
+            is_flow=bool(experiment.view.flow),
             seed=experiment.seed,
             device=choose_device(options.runtime.device),
         )
@@ -58,17 +64,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 def labelled_frames(options: StageOptions, dataset: Dataset, split: Side, count: int) -> list[TrainVideo]:
     """Frames with a class from one side of the fold: `count` steps of each labelled clip and of each segment.
 
-    Steps are drawn from a generator of (seed, the video's content), so that other videos do not change them.
+    RGB frames, or flow images where the view says so. Steps are drawn from a generator of (seed, the video's content),
+    so that other videos do not change them.
     """
     layout, experiment = options.layout, options.experiment
     store = FrameStore(layout.frames, experiment.view.frames_key)
     chosen = set(video_ids(read_splits(layout.splits), options.fold, split))
     segments = read_segments(layout.segments)
     found: list[TrainVideo] = []
+    without = 0
     for video in read_videos(layout.videos):
         if video.video_id not in chosen or store.verdict(video.sha256).status == "rejected":
             continue
-        times = store.times(video.sha256)
+        times = view_times(store, video.sha256, experiment.view)
+        if not len(times):
+            without += 1
+            continue
         stretches = [(video.label, np.arange(len(times)))] if video.label else []
         for segment in segments:
             if segment.video_id == video.video_id and segment.label in dataset.classes:  # background is no action
@@ -77,9 +88,26 @@ def labelled_frames(options: StageOptions, dataset: Dataset, split: Side, count:
         rng = np.random.default_rng([experiment.seed, int(video.sha256[:16], 16)])
         wanted = [(label, steps[sample_steps(len(steps), count, rng)]) for label, steps in stretches]
         needed = {int(step) for _, steps in wanted for step in steps}
-        rgb = {step: i420_to_rgb(frame.i420) for step, frame in enumerate(store.read(video.sha256)) if step in needed}
+        pixels = view_pixels(store, video.sha256, experiment.view, needed)
         found += [
-            TrainVideo(np.stack([rgb[int(step)] for step in steps]), class_index(label, dataset.classes))
+            TrainVideo(np.stack([pixels[int(step)] for step in steps]), class_index(label, dataset.classes))
             for label, steps in wanted
         ]
+    if without:
+        print(f"{split}: {without} video(s) left out: {NO_FLOW}")
     return found
+
+
+def view_times(store: FrameStore, sha256: str, view: View) -> np.ndarray:
+    """Times (T,) of the timesteps that a view has of a stored video: of flow fewer, or none."""
+    times = store.times(sha256)
+    return times[first_flow_step(store.pts(sha256)) :] if view.flow else times
+
+
+def view_pixels(store: FrameStore, sha256: str, view: View, steps: Collection[int]) -> dict[int, np.ndarray]:
+    """Frames (H, W, 3) uint8 by timestep, as numbered by `view_times`: RGB, or flow images."""
+    frames = store.read(sha256)
+    if view.flow:
+        images = (frame.image for frame in flow_frames(frames, view.flow, steps))
+        return dict(zip(sorted(steps), images, strict=True))
+    return {step: i420_to_rgb(frame.i420) for step, frame in enumerate(frames) if step in steps}
