@@ -112,7 +112,7 @@ def test_the_image_holds_x_y_and_magnitude_around_128() -> None:
 
 def test_the_bound_follows_the_shorter_side() -> None:
     for height, width in ((64, 200), (200, 64)):
-        image = flow_image(np.broadcast_to(np.array([4.0, 0.0], np.float32), (height, width, 2)))
+        image = flow_image(np.broadcast_to(np.array([64 * BOUND, 0.0], np.float32), (height, width, 2)))
         assert (image[..., 0] == 255).all()
 
 
@@ -133,7 +133,7 @@ def test_the_flow_of_mirrored_frames_is_the_mirrored_flow(method: Method) -> Non
     estimate = estimator(method)
     expected, found = mirror_flow(flow_image(estimate(*pair))), flow_image(estimate(*seen))
     assert np.abs(inner(expected).astype(int) - inner(found)).max() <= 2
-    assert inner(found)[..., 0].mean() == pytest.approx(128 - 3 * 127 / 6, abs=1)
+    assert inner(found)[..., 0].mean() == pytest.approx(128 - 3 * 127 / (BOUND * SIZE[0]), abs=1)
 
 
 # The stream
@@ -144,7 +144,7 @@ def test_flow_begins_with_the_second_picture_and_has_its_times(method: Method) -
     found = list(flow_frames(video([0.0, 0.11, 0.19, 0.3]), method))
     assert [(flow.time_seconds, flow.pts_seconds) for flow in found] == [(0.1, 0.11), (0.2, 0.19), (0.3, 0.3)]
     for flow in found:
-        x, y = (inner(flow.image)[..., :2].astype(float) - 128).mean(axis=(0, 1)) / 127 * 6
+        x, y = (inner(flow.image)[..., :2].astype(float) - 128).mean(axis=(0, 1)) / 127 * BOUND * SIZE[0]
         assert (x, y) == (pytest.approx(3, abs=0.3), pytest.approx(1, abs=0.3))
 
 
