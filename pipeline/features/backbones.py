@@ -1,4 +1,4 @@
-"""Backbones: torchvision's classifiers without their last layer, and where their weights come from."""
+"""Backbones: torchvision's classifiers without their last layer or cut earlier, and where their weights come from."""
 
 import contextlib
 import difflib
@@ -10,7 +10,7 @@ import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ DOWNLOAD_TIMEOUT_SECONDS = 10.0  # of silence; torch.hub itself would wait for e
 VIT_SIZE = 224  # pixels: torchvision's default for vision transformers, whose weights fix the size of the frames
 GIVEN = "given"  # in the place of a network's name: features that came ready-made
 NO_PICTURES = "this model was trained on ready-made features and has no CNN to look at pictures with"
+NO_MOTION = 128 / 255  # in every channel of a flow image (pipeline/video/flow.py)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 # Only used in training, and left out by the constructors when asked: classifiers in the middle of the network.
@@ -38,21 +39,38 @@ class Backbone(nn.Module):
     """A CNN (or vision transformer) from frames to vectors: (B, 3, crop, crop) float32 in [0, 1] -> (B, D) float32.
 
     The vector is what enters the classifier's last linear layer when dropout is off; of a network that ends in a
-    convolution (SqueezeNet) it is what enters that, averaged over the picture. Frames are RGB and normalised inside,
-    with the mean and deviation that torchvision gives for the network (ImageNet's, but for efficientnet_v2_l).
+    convolution (SqueezeNet) it is what enters that, averaged over the picture. With `layer` it is that layer's output,
+    flattened. Frames are RGB and normalised inside, with the mean and deviation that torchvision gives for the network
+    (ImageNet's, but for efficientnet_v2_l); flow images with their middle and the mean of those deviations.
 
     name: torchvision's name. feature_size: D. usual_crop: side in pixels of the frames torchvision's weights expect.
+    layer: where the network is cut, "" = before its last linear layer. is_flow: made for flow images, not RGB.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, net: nn.Module, feature_size: int, mean: list[float], std: list[float], crop: int):
+    def __init__(
+        self,
+        name: str,
+        net: nn.Module,
+        feature_size: int,
+        mean: list[float],
+        std: list[float],
+        crop: int,
+        *,
+        layer: str = "",
+        is_flow: bool = False,
+    ):
         super().__init__()
         self.name = name
         self.net = net
         self.feature_size = feature_size
         self.usual_crop = crop
+        self.layer = layer
+        self.is_flow = is_flow
+        if is_flow:
+            mean, std = [NO_MOTION] * 3, [sum(std) / 3] * 3
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -62,11 +80,17 @@ class Backbone(nn.Module):
 
     @property
     def weights_sha256(self) -> str:
-        """SHA-256 over the names, dtypes, shapes and bytes of all weights, wherever and however they lie in memory."""
-        return checksum(self.arrays())
+        """SHA-256 over the layer, and the names, dtypes, shapes and bytes of all weights, wherever they lie in memory.
+
+        So that features of another layer have another key.
+        """
+        return checksum(self.arrays(), self.layer)
 
     def check_crop(self, crop: int) -> None:
-        """Try one black frame; raises ValueError when the network cannot take frames of this size."""
+        """Try one black frame; raises ValueError when the network cannot take frames of this size.
+
+        Also when it gives another number of features: that of a layer before the pooling grows with the frame.
+        """
         device, training = self.mean.device, self.training
         self.eval()
         try:
@@ -79,7 +103,11 @@ class Backbone(nn.Module):
             ) from None
         finally:
             self.train(training)
-        assert shape == (1, self.feature_size), shape
+        if shape != (1, self.feature_size):
+            raise ValueError(
+                f"backbone {self.name} gives {shape[1]} features of frames of {crop}x{crop} pixels at layer "
+                f"{self.layer!r}, expected {self.feature_size}; use the crop it was made for, or run finetune again"
+            )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The weights by name, on the CPU and contiguous."""
@@ -104,26 +132,59 @@ def given_features(feature_size: int, fps: float, feature_first: bool) -> Backbo
     return Backbone(GIVEN, _Given(feature_size, fps, feature_first), feature_size, [0.0] * 3, [1.0] * 3, 0).eval()
 
 
-def load_backbone(name: str, weights: str, seed: int) -> Backbone:
+def load_backbone(
+    name: str, weights: str, seed: int, *, layer: str = "", crop: int = 0, is_flow: bool = False
+) -> Backbone:
     """A backbone in evaluation mode on the CPU.
 
     name: any of torchvision's classification models. weights: `default` (torchvision's best, downloaded once and
     checked against the hash in the file's name), `random` (drawn from `seed`; the global random state is left alone),
-    or the path of a state dict, `.pth` or `.safetensors`, with or without the last layer.
+    or the path of a state dict, `.pth` or `.safetensors`, with or without the layers that are cut off.
+    layer: path of the module whose output is the feature, such as `classifier.1`; of one that is used several times,
+    its first use; "" = what enters the last linear layer. crop: pixels of the frames, on which the number of features
+    may depend then; 0 = what torchvision's weights expect.
+    is_flow: for flow images; weights trained on photographs are adapted to them, see `adapt_to_flow`.
 
-    Raises ConfigError for an unknown name and WeightsError for weights that are missing, damaged, not a state dict,
-    or of another architecture. Code hidden in a file does not run: only tensors are read from it.
+    Raises ConfigError for an unknown name or layer, and WeightsError for weights that are missing, damaged, not a state
+    dict, or of another architecture. Code hidden in a file does not run: only tensors are read from it.
     """
+    cut = _Cut(layer, crop, is_flow)
     if weights == "random":
-        return _build(name, seed=seed)[0]
+        return _build(name, cut, seed=seed)[0]
+    made_for_flow = False
     if weights == "default":
-        return _with_weights(name, *_default_state(name))
-    return _with_weights(name, _file_state(Path(weights), name), weights)
+        state, source = _default_state(name)
+    else:
+        state, made_for_flow = _file_state(Path(weights), name)
+        source = weights
+    backbone = _with_weights(name, cut, state, source)
+    if is_flow and not made_for_flow:
+        adapt_to_flow(backbone.net)
+    return backbone
+
+
+def adapt_to_flow(net: nn.Module) -> None:
+    """Average the first convolution's weights over the colours, and give each channel of a flow image that average.
+
+    Wang et al. 2016 (Temporal Segment Networks, section 3.2, cross modality pre-training): what the network learned of
+    shapes in photographs serves for the shapes of motion, but red has no more to do with x than with y.
+    """
+    first = next((layer for layer in net.modules() if isinstance(layer, nn.Conv2d) and layer.in_channels == 3), None)
+    if first is None:
+        raise WeightsError("no convolution of three channels to adapt to flow; take another backbone")
+    with torch.no_grad():
+        first.weight.copy_(first.weight.mean(dim=1, keepdim=True).expand_as(first.weight))
 
 
 def save_backbone(backbone: Backbone, path: Path) -> None:
-    """Write a backbone as `.safetensors`, whole or not at all, with its name and the hash of its weights."""
-    metadata = {"name": backbone.name, "weights_sha256": backbone.weights_sha256}
+    """Write a backbone as `.safetensors`, whole or not at all, with all that `read_backbone` needs to know."""
+    metadata = {
+        "name": backbone.name,
+        "layer": backbone.layer,
+        "feature_size": str(backbone.feature_size),
+        "stream": "flow" if backbone.is_flow else "rgb",
+        "weights_sha256": backbone.weights_sha256,
+    }
     write_arrays(path, backbone.arrays(), metadata)
 
 
@@ -138,14 +199,27 @@ def read_backbone(path: Path) -> Backbone:
     if metadata["name"] == GIVEN:
         feature_size, fps, feature_first = (state[name].item() for name in ("feature_size", "fps", "feature_first"))
         return given_features(int(feature_size), float(fps), bool(feature_first))
+    size = metadata.get("feature_size", "0")
+    if not size.isdecimal():
+        raise WeightsError(f"{path}: {size!r} features stated in its header, expected a number; run finetune again")
+    cut = _Cut(metadata.get("layer", ""), 0, metadata.get("stream") == "flow", int(size))
     try:
-        return _with_weights(metadata["name"], state, str(path))
+        return _with_weights(metadata["name"], cut, state, str(path))
     except ConfigError as error:
         raise WeightsError(f"{path}: {error}") from None
 
 
-def _build(name: str, *, seed: int = 0, image_size: int = VIT_SIZE) -> tuple[Backbone, str]:
-    """A backbone with random weights, and the place of the layer cut off."""
+class _Cut(NamedTuple):
+    """What a backbone is to be made for, see load_backbone. feature_size: 0 = found by a trial with `crop` pixels."""
+
+    layer: str
+    crop: int
+    is_flow: bool
+    feature_size: int = 0
+
+
+def _build(name: str, cut: _Cut, *, seed: int = 0, image_size: int = VIT_SIZE) -> tuple[Backbone, tuple[str, ...]]:
+    """A backbone with random weights, and how the names of the weights that it leaves out begin."""
     models = _models_with(name)
     options: dict[str, Any] = {}
     if name in AUXILIARY_HEADS:
@@ -157,10 +231,64 @@ def _build(name: str, *, seed: int = 0, image_size: int = VIT_SIZE) -> tuple[Bac
         # Not torch.manual_seed, which would seed the GPUs' generators too, and leave them so.
         torch.default_generator.manual_seed(seed)
         net = models.get_model(name, weights=None, **options)
-    feature_size, cut = _cut_last_layer(name, net)
     preset = models.get_model_weights(name).DEFAULT.transforms()
     crop = image_size if name.startswith("vit_") else preset.crop_size[0]
-    return Backbone(name, net, feature_size, preset.mean, preset.std, crop).eval(), cut
+    unused: tuple[str, ...]
+    if cut.layer:
+        names = list(net.state_dict())
+        net = _cut_at(name, net.eval(), cut.layer)
+        own = net.state_dict()
+        unused = tuple(key for key in names if key not in own)
+        feature_size = cut.feature_size or _feature_size(name, net, cut.layer, cut.crop or crop)
+    else:
+        feature_size, path = _cut_last_layer(name, net)
+        unused = (f"{path}.",)
+    backbone = Backbone(
+        name, net, feature_size, preset.mean, preset.std, crop, layer=cut.layer, is_flow=cut.is_flow
+    )  # fmt: skip
+    return backbone.eval(), unused
+
+
+def _cut_at(name: str, net: nn.Module, layer: str) -> nn.Module:
+    """The network up to a layer, whose output is flattened; weights keep their names, those behind it go.
+
+    Raises ConfigError when the network has no such layer.
+    """
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    paths = [path for path, _ in net.named_modules() if path]
+    if layer not in paths:
+        near = difflib.get_close_matches(layer, paths, n=3, cutoff=0.5)
+        candidates = near or [path for path, _ in net.named_children()]
+        raise ConfigError(
+            f"backbone {name} has no layer {layer!r}; expected one of its {len(paths)} modules, "
+            f"{'perhaps' if near else 'such as'} {', '.join(candidates)}"
+        )
+    try:
+        cut = create_feature_extractor(net, {layer: "feature"}, suppress_diff_warning=True)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise ConfigError(
+            f"backbone {name} cannot be cut at layer {layer!r} ({_one_line(error)}); take the layer before or after it"
+        ) from None
+    # It would return a dictionary. Not by a module around it: the weights keep their names.
+    for graph in (cut.train_graph, cut.eval_graph):
+        output = next(node for node in graph.nodes if node.op == "output")
+        with graph.inserting_before(output):
+            output.args = (graph.call_method("flatten", (output.args[0]["feature"], 1)),)
+    cut.recompile()
+    return cast(nn.Module, cut)
+
+
+def _feature_size(name: str, net: nn.Module, layer: str, crop: int) -> int:
+    """Features of one frame of `crop` pixels; raises ConfigError when the layer gives no array."""
+    try:
+        with torch.inference_mode():
+            return int(net(torch.zeros(1, 3, crop, crop)).shape[1])
+    except (RuntimeError, AssertionError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"backbone {name} gives no features of frames of {crop}x{crop} pixels at layer {layer!r} "
+            f"({_one_line(error)}); take another layer or view.crop"
+        ) from None
 
 
 def _cut_last_layer(name: str, net: nn.Module) -> tuple[int, str]:
@@ -176,12 +304,12 @@ def _cut_last_layer(name: str, net: nn.Module) -> tuple[int, str]:
     raise WeightsError(f"backbone {name}: no last layer with {NUM_CLASSES} outputs found; take another backbone")
 
 
-def _with_weights(name: str, state: Mapping[str, Tensor], source: str) -> Backbone:
+def _with_weights(name: str, cut: _Cut, state: Mapping[str, Tensor], source: str) -> Backbone:
     """A backbone filled from a state dict; raises WeightsError naming the first weights that do not fit."""
     state = {OLD_DENSENET_NAME.sub(r"\1\2", key): value for key, value in state.items()}
-    backbone, cut = _build(name, image_size=_vit_size(state))
+    backbone, left_out = _build(name, cut, image_size=_vit_size(state))
     own = backbone.net.state_dict()
-    unused = (f"{cut}.", *AUXILIARY_HEADS.get(name, ()))
+    unused = (*left_out, *AUXILIARY_HEADS.get(name, ()))
     # num_batches_tracked: counters that old files do not hold, and that no feature depends on.
     lacking = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     besides = [key for key in state if key not in own and not key.startswith(unused)]
@@ -252,17 +380,17 @@ def _default_state(name: str) -> tuple[Mapping[str, Tensor], str]:
     return _checked_state(state, path), str(path)
 
 
-def _file_state(path: Path, name: str) -> Mapping[str, Tensor]:
-    """A state dict from a file the user names; raises WeightsError."""
+def _file_state(path: Path, name: str) -> tuple[Mapping[str, Tensor], bool]:
+    """A state dict from a file the user names, and whether it was made for flow; raises WeightsError."""
     if path.suffix == ".safetensors":
         state, metadata = _read_safetensors(path)
         if metadata.get("name", name) != name:
             raise WeightsError(
                 f"{path}: weights of backbone {metadata['name']}, expected {name}; change one of the two"
             )
-        return state
+        return state, metadata.get("stream") == "flow"
     try:
-        return _checked_state(torch.load(path, map_location="cpu", weights_only=True), path)
+        return _checked_state(torch.load(path, map_location="cpu", weights_only=True), path), False
     except FileNotFoundError:
         raise _missing(path) from None
     except WeightsError:
@@ -282,9 +410,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from None
     expected = metadata.get("weights_sha256")
-    if expected is not None and checksum({name: tensor.numpy() for name, tensor in state.items()}) != expected:
+    if expected is not None and _state_checksum(state, metadata) != expected:
         raise _unreadable(path, "the weights do not fit the hash stored with them")
     return state, metadata
+
+
+def _state_checksum(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """As Backbone.weights_sha256."""
+    return checksum({name: tensor.numpy() for name, tensor in state.items()}, metadata.get("layer", ""))
 
 
 def _checked_state(value: object, path: Path) -> Mapping[str, Tensor]:

@@ -8,19 +8,19 @@ import time
 from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.errors import VideoError, WeightsError
+from pipeline.errors import RejectedVideo, VideoError, WeightsError
 from pipeline.features.backbones import Backbone
-from pipeline.features.crop import crop_to_rgb
+from pipeline.features.crop import crop_of_frame
 from pipeline.features.frozen import FrozenBackbone, compute_context
 from pipeline.features.store import VideoFeatures
 from pipeline.threads import SIGNAL_SECONDS
-from pipeline.video.i420 import I420
+from pipeline.video.flow import NO_FLOW, FlowFrame, flow_frames
 from pipeline.video.reader import Frame
 
 # Part of the result: another batch size moves the last bits. On a CPU 16 frames are fastest: a thread's share of the
@@ -30,7 +30,7 @@ CUDA_BATCH_SIZE = 128
 CUDA_THREADS = 2  # while one batch is computed, the next one is copied
 QUEUED_BATCHES = 2  # full batches that may wait, for each thread that computes
 VIDEOS_AHEAD = 64  # videos that may be ready, or on their way, before the one whose turn it is
-GROWN_FRAMES = 256  # for which room is made, when there is none for more vectors of a video
+GROWN_ROWS = 256  # for which room is made, when there is none for more vectors of a video
 SECONDS_TO_STOP = 2.0  # for the threads that decode
 
 K = TypeVar("K")
@@ -44,16 +44,27 @@ class Extractor:
     core computes batches of its own in one thread each, which is faster than all cores on one batch. On a GPU they are
     computed in bfloat16 (float16 where the hardware has none), and equal only as far as its libraries promise.
 
-    The backbone is moved to `device`. workers: videos decoded at a time, each read by one thread.
-    Raises ValueError when the backbone cannot take frames of `crop` pixels.
+    The backbone is moved to `device`. crop, crops, flow: as in View. workers: videos decoded at a time, each read, and
+    its flow computed, by one thread. Raises ValueError when the backbone cannot take frames of `crop` pixels.
     """
 
-    def __init__(self, backbone: Backbone, crop: int, device: torch.device | str, workers: int = 1) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        crop: int,
+        device: torch.device | str,
+        workers: int = 1,
+        *,
+        crops: Literal[1, 10] = 1,
+        flow: Literal["", "dis", "farneback"] = "",
+    ) -> None:
         if workers < 1:
             raise ValueError(f"workers is {workers}; expected 1 or more videos decoded at a time")
         self.device = torch.device(device)
         self.backbone = backbone.to(device=self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.crop = crop
+        self.crops = crops
+        self.flow = flow
         self.workers = workers
         self.on_gpu = self.device.type == "cuda"
         self.batch_size = CUDA_BATCH_SIZE if self.on_gpu else CPU_BATCH_SIZE
@@ -65,6 +76,9 @@ class Extractor:
         self, videos: Iterable[tuple[K, Iterable[Frame]]], progress: Callable[[int], None] = lambda num_frames: None
     ) -> Generator[tuple[K, VideoFeatures | Exception], None, None]:
         """Features of every video, or the error that it ended in, in the order of `videos`.
+
+        The frames are those of the view; flow is computed from them here, so the first picture's timesteps get no
+        features, and a video of one picture ends in RejectedVideo. Values are (T, D), or (T, 10, D) of ten crops.
 
         Both `videos` and its frames are iterated in worker threads, so opening a file belongs into the frames'
         iterator: an error there costs this video only. An error of `videos` itself, or of the device, ends the run.
@@ -88,6 +102,8 @@ class Extractor:
         if video.error is not None:
             return video.key, video.error
         if not video.times:
+            if video.num_frames:
+                return video.key, RejectedVideo(NO_FLOW)
             return video.key, VideoError(f"{video.key}: no frames came out of the video; expected at least one")
         if not video.values.any():
             return video.key, WeightsError(
@@ -95,55 +111,61 @@ class Extractor:
                 "random weights of deep networks do that: train them (finetune), or take trained weights"
             )
         try:
-            return video.key, VideoFeatures(video.values, np.array(video.times), np.array(video.pts))
+            values = video.values if self.crops == 1 else video.values.reshape(len(video.times), self.crops, -1)
+            return video.key, VideoFeatures(values, np.array(video.times), np.array(video.pts))
         except ValueError as error:
             return video.key, VideoError(f"{video.key}: backbone {self.backbone.name} gave unusable features: {error}")
 
 
 @dataclass(eq=False)
 class _Video(Generic[K]):
-    """A video on its way: grid and presentation times of the frames decoded, vectors of the frames computed."""
+    """A video on its way: grid and presentation times of its timesteps, vectors of the crops computed."""
 
     index: int
     key: K
-    values: np.ndarray  # (T, D) float16; while frames come, with room for more
+    values: np.ndarray  # (T * crops, D) float16; while frames come, with room for more
     times: "array[float]" = field(default_factory=lambda: array("d"))
     pts: "array[float]" = field(default_factory=lambda: array("d"))
+    num_frames: int = 0  # that were read; flow begins later
+    num_rows: int = 0  # crops put into batches
     num_computed: int = 0
     ended: bool = False
     error: Exception | None = None
 
     def keep(self, first: int, values: np.ndarray) -> None:
-        """Take the vectors of the frames from `first` on; batches may come in any order."""
+        """Take the vectors of the crops from `first` on; batches may come in any order."""
         end = first + len(values)
         if end > len(self.values):
             # In place: a long video's vectors never lie in memory twice.
-            self.values.resize((end + GROWN_FRAMES, values.shape[1]), refcheck=False)
+            self.values.resize((end + GROWN_ROWS, values.shape[1]), refcheck=False)
         self.values[first:end] = values
         self.num_computed += len(values)
 
     def finish(self) -> None:
         """Give back the room that is not needed."""
-        num_rows = len(self.times) if self.error is None else 0
+        num_rows = self.num_rows if self.error is None else 0
         self.values.resize((num_rows, self.values.shape[1]), refcheck=False)
 
 
 @dataclass(eq=False)
 class _Batch:
-    """Pixels, and whose they are: (video, its first frame in the batch, how many)."""
+    """Pixels, and whose they are: (video, its first crop in the batch, how many)."""
 
     pixels: Tensor  # (B, crop, crop, 3) uint8, pinned when the device is a GPU
     parts: list[tuple[_Video[Any], int, int]] = field(default_factory=list)
-    num_frames: int = 0
+    num_rows: int = 0
+    num_frames: int = 0  # whose first crop is here
 
-    def add(self, video: _Video[Any], i420: I420, crop: int) -> None:
-        crop_to_rgb(i420, crop, self.pixels[self.num_frames].numpy())
-        self.num_frames += 1
+    def add(self, video: _Video[Any], frame: Frame | FlowFrame, crop: int, number: int) -> None:
+        crop_of_frame(frame, crop, number, self.pixels[self.num_rows].numpy())
+        self.num_rows += 1
+        self.num_frames += number == 0
         last, first, count = self.parts[-1] if self.parts else (None, 0, 0)
         if last is video:
             self.parts[-1] = (video, first, count + 1)
         else:
-            self.parts.append((video, len(video.times), 1))
+            self.parts.append((video, video.num_rows, 1))
+        video.num_rows += 1
 
 
 class _Run(Generic[K]):
@@ -254,24 +276,35 @@ class _Run(Generic[K]):
         try:
             # A decoder's generator is closed, and with it its file, by the thread that reads it.
             with contextlib.closing(cast(Any, frames)) if hasattr(frames, "close") else contextlib.nullcontext():
-                for frame in frames:
-                    batch = batch or self._free.get()
-                    if batch is None or self._stop.is_set():
-                        break
-                    batch.add(video, frame.i420, self._extractor.crop)
+                for frame in self._wanted(video, frames):
+                    for number in range(self._extractor.crops):
+                        batch = batch or self._free.get()
+                        if batch is None or self._stop.is_set():
+                            return batch, None
+                        batch.add(video, frame, self._extractor.crop, number)
+                        if batch.num_rows == self._extractor.batch_size:
+                            self._hand_over(batch)
+                            batch = None
                     video.times.append(float(frame.time_seconds))
                     video.pts.append(float(frame.pts_seconds))
-                    if batch.num_frames == self._extractor.batch_size:
-                        self._hand_over(batch)
-                        batch = None
         except Exception as error:  # noqa: BLE001 - whatever ends one video is that video's result
             return batch, error
         return batch, None
 
+    def _wanted(self, video: _Video[K], frames: Iterable[Frame]) -> Iterable[Frame | FlowFrame]:
+        """The frames that the backbone sees, those read being counted."""
+
+        def counted() -> Iterator[Frame]:
+            for frame in frames:
+                video.num_frames += 1
+                yield frame
+
+        return flow_frames(counted(), self._extractor.flow) if self._extractor.flow else counted()
+
     def _hand_over(self, batch: _Batch | None) -> None:
         """Have a batch computed, padded with black frames."""
-        if batch is not None and batch.num_frames:
-            batch.pixels[batch.num_frames :] = 0
+        if batch is not None and batch.num_rows:
+            batch.pixels[batch.num_rows :] = 0
             self._full.put(batch)
         elif batch is not None:
             self._free.put(batch)
@@ -287,7 +320,7 @@ class _Run(Generic[K]):
                 for video, first, count in batch.parts:
                     self._take_vectors(video, first, values[start : start + count])
                     start += count
-                batch.parts, batch.num_frames = [], 0
+                batch.parts, batch.num_rows, batch.num_frames = [], 0, 0
                 self._free.put(batch)
         self._complete.put(None)
 
@@ -303,6 +336,6 @@ class _Run(Generic[K]):
             self._pass_on_if_complete(video)
 
     def _pass_on_if_complete(self, video: _Video[K]) -> None:
-        if video.ended and (video.error is not None or video.num_computed == len(video.times)):
+        if video.ended and (video.error is not None or video.num_computed == video.num_rows):
             video.finish()
             self._complete.put(video)

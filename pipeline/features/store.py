@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from pipeline.errors import StoreError, ViewMismatch
+from pipeline.errors import RejectedVideo, StoreError, ViewMismatch
 from pipeline.files import replacing
 
 SUFFIX = ".safetensors"
@@ -23,7 +23,8 @@ ADVICE = "run the extract stage again: it rebuilds what is missing or damaged"
 class VideoFeatures:
     """What the backbone saw of one video: a vector per timestep, and the times of the timesteps.
 
-    values: (T, D), finite, T >= 1: float16 where a backbone made them, float32 where they came ready-made.
+    values: (T, D), finite, T >= 1: float16 where a backbone made them, float32 where they came ready-made. (T, C, D) of
+        C crops of each frame, in the order of pipeline.features.crop.
     time_seconds: (T,) float64, finite: the times of the grid, from the first frame shown.
     pts_seconds: (T,) float64, finite: presentation times of the frames shown then, minus the first one's.
 
@@ -35,10 +36,14 @@ class VideoFeatures:
     pts_seconds: np.ndarray
 
     def __post_init__(self) -> None:
-        if self.values.ndim != 2 or 0 in self.values.shape or self.values.dtype not in (np.float16, np.float32):
+        if (
+            self.values.ndim not in (2, 3)
+            or 0 in self.values.shape
+            or self.values.dtype not in (np.float16, np.float32)
+        ):
             raise ValueError(
-                f"feature values are {self.values.dtype} of shape {self.values.shape}; "
-                "expected float16 or float32 of shape (T, D) with at least one timestep and one feature"
+                f"feature values are {self.values.dtype} of shape {self.values.shape}; expected float16 or float32 "
+                "of shape (T, D) or (T, crops, D) with at least one timestep and one feature"
             )
         for name, times in (("time_seconds", self.time_seconds), ("pts_seconds", self.pts_seconds)):
             if times.shape != self.values.shape[:1] or times.dtype != np.float64:
@@ -48,16 +53,27 @@ class VideoFeatures:
                 )
             if not np.isfinite(times).all():
                 raise ValueError(f"{name} holds {np.count_nonzero(~np.isfinite(times))} times that are not finite")
-        bad = np.flatnonzero(~np.isfinite(self.values).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(self.values).reshape(len(self.values), -1).all(axis=1))
         if len(bad):
             raise ValueError(
                 f"{len(bad)} of {len(self.values)} feature vectors are not finite in {self.values.dtype} "
                 f"(the first at {self.time_seconds[bad[0]]:.3f} s)"
             )
 
+    @property
+    def num_crops(self) -> int:
+        """Vectors of each timestep."""
+        return 1 if self.values.ndim == 2 else self.values.shape[1]
+
+    def crop(self, number: int) -> np.ndarray:
+        """The vectors of one crop, (T, D) float16, a view; 0 is the centre."""
+        return self.values if self.values.ndim == 2 and number == 0 else self.values[:, number]
+
 
 class FeatureStore:
     """A folder of features made under one key; safe for several writers, a damaged file is noticed when it is read.
+
+    A video that gives no features (of one picture there is no flow) has a file too, with the reason.
 
     folder: created at the first write. key: everything that shapes the values (see pipeline.view.features_key); None to
     look at features of any key.
@@ -74,13 +90,15 @@ class FeatureStore:
         return self.folder / f"{sha256}{SUFFIX}"
 
     def has(self, sha256: str) -> bool:
-        """Whether features of this key are there, undamaged: all of the file is read."""
+        """Whether features of this key are there, undamaged: all of the file is read. A reason for none counts."""
         return not self.fault(sha256)
 
     def fault(self, sha256: str) -> str:
         """What is wrong with a file, all of which is read; "" when nothing is."""
         try:
             self.read(sha256)
+        except RejectedVideo:
+            return ""
         except (StoreError, ViewMismatch) as error:
             return str(error)
         return ""
@@ -101,12 +119,28 @@ class FeatureStore:
         metadata = {"key": self.key, "damage": damage, "checksum": checksum(arrays, label)}
         write_arrays(self.path(sha256), arrays, metadata)
 
+    def write_rejected(self, sha256: str, reason: str) -> None:
+        """Store that a video gives no features, and why, so that nobody tries it again to find out."""
+        if self.key is None or not reason:
+            raise ValueError(f"{self.folder}: expected a key to write under, and a reason, got {reason!r}")
+        metadata = {"key": self.key, "rejected": reason, "checksum": checksum({}, f"{self.key} {sha256} - {reason}")}
+        write_arrays(self.path(sha256), {}, metadata)
+
     def read(self, sha256: str) -> VideoFeatures:
         """The stored features of a video.
 
-        Raises StoreError when they are missing or damaged, ViewMismatch when they were made under another key.
+        Raises StoreError when they are missing or damaged, ViewMismatch when they were made under another key,
+        RejectedVideo with the reason when the video gives none.
         """
         return self.read_with_damage(sha256)[0]
+
+    def rejection(self, sha256: str) -> str:
+        """Why a video gives no features, "" when it has some; raises StoreError and ViewMismatch as `read` does."""
+        try:
+            self.read(sha256)
+        except RejectedVideo as error:
+            return str(error)
+        return ""
 
     def read_with_damage(self, sha256: str) -> tuple[VideoFeatures, str]:
         """The same, and what was wrong with the video: "" when all of it could be read."""
@@ -120,13 +154,17 @@ class FeatureStore:
                 f"{path}: damaged or unreadable features ({' '.join(str(error).split())}); {ADVICE}"
             ) from None
         # Over key and name too: a flipped bit in the key must not pass for another view, nor one video for another.
-        if metadata.get("checksum") != checksum(arrays, f"{metadata.get('key')} {sha256} {metadata.get('damage')}"):
+        reason = metadata.get("rejected", "")
+        state = f"- {reason}" if reason else metadata.get("damage")
+        if metadata.get("checksum") != checksum(arrays, f"{metadata.get('key')} {sha256} {state}"):
             raise StoreError(f"{path}: damaged features (the checksum does not fit the contents); {ADVICE}")
         if self.key not in (None, metadata.get("key")):
             raise ViewMismatch(
                 f"{path}: features were made under key {metadata.get('key')}, expected {self.key} "
                 "(another view, backbone or weights); run the extract stage again"
             )
+        if reason:
+            raise RejectedVideo(reason)
         try:
             return VideoFeatures(**arrays), metadata["damage"]
         except (TypeError, ValueError) as error:
@@ -140,10 +178,11 @@ class FeatureStore:
         path = self.path(sha256)
         try:
             with safe_open(path, framework="numpy") as file:
-                times, key = file.get_tensor("time_seconds"), (file.metadata() or {}).get("key")
+                metadata = file.metadata() or {}
+                times = None if metadata.get("rejected") else file.get_tensor("time_seconds")
         except (OSError, SafetensorError):
             return self.read(sha256).time_seconds  # which says what is wrong
-        if self.key not in (None, key):
+        if times is None or self.key not in (None, metadata.get("key")):
             return self.read(sha256).time_seconds
         return np.asarray(times)
 

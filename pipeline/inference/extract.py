@@ -40,24 +40,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_input_arguments(parser)
     parser.add_argument("--backbone", required=True, help="a classification model of torchvision, e.g. resnet50")
     parser.add_argument("--weights", default="default", help="a weights file (default: torchvision's own)")
+    parser.add_argument("--layer", default="", help="layer whose output is the feature (default: before the last one)")
     parser.add_argument("--fps", type=float, required=True, help="frames per second of video")
     parser.add_argument("--short-side", type=int, default=256, help="pixels after resizing (default 256)")
     parser.add_argument("--crop", type=int, default=224, help="pixels of the square in the middle (default 224)")
+    parser.add_argument("--crops", type=int, choices=[1, 10], default=1, help="squares of each frame (default 1)")
+    parser.add_argument("--flow", choices=["dis", "farneback"], default="", help="optical flow instead of colour")
     parser.add_argument("--out", type=Path, required=True, help="folder for the features")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add_decoding_arguments(parser)
     options = parser.parse_args(argv)
     limits = limits_of(options)
     try:
-        view = View(options.fps, options.short_side, options.crop)
+        view = View(options.fps, options.short_side, options.crop, crops=options.crops, flow=options.flow)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     inputs = inputs_of(options, "extract", out=options.out)
     with locked(options.out):
-        backbone = load_backbone(options.backbone, options.weights, seed=0)
+        backbone = load_backbone(
+            options.backbone, options.weights, seed=0, layer=options.layer, crop=view.crop, is_flow=bool(view.flow)
+        )  # fmt: skip
         backbone.check_crop(view.crop)
         store = FeatureStore(options.out, features_key(view, backbone.name, backbone.weights_sha256))
-        extractor = Extractor(backbone, view.crop, choose_device(options.device), workers=num_workers(options.workers))
+        extractor = Extractor(
+            backbone, view.crop, choose_device(options.device), workers=num_workers(options.workers),
+            crops=view.crops, flow=view.flow,
+        )  # fmt: skip
         with DecoderPool(limits) as decoders:
             return extract_files(inputs, decoders, store, extractor, view, options.out)
 

@@ -119,7 +119,9 @@ def predict_files(
             except (RejectedVideo, OSError) as error:
                 yield Answer(path, "rejected", str(error))
         return
-    extractor = Extractor(backbone, view.crop, device, workers=num_workers(workers))
+    extractor = Extractor(
+        backbone, view.crop, device, workers=num_workers(workers), crops=view.crops, flow=view.flow
+    )  # fmt: skip
     readers = {path: decoders.reader(path) for path in paths}
     jobs = ((path, readers[path].frames(view.fps, view.short_side)) for path in paths)
     for path, result in extractor.run(jobs, progress):

@@ -84,10 +84,10 @@ class Model:
         return self.predict_features(features.values.astype(np.float32))
 
     def predict_features(self, features: np.ndarray) -> np.ndarray:
-        """Class probabilities of one video.
+        """Class probabilities of one video, averaged over the crops where there are several.
 
         Args:
-            features: (T, D) float32, one row per timestep of the model's view.
+            features: (T, D) or (T, crops, D) float32, one row per timestep of the model's view.
 
         Returns:
             float32; (K,) for a clip model: the mean over the view's clips; (T, K) for a frame model.
@@ -100,48 +100,65 @@ class Model:
         return self.step_probabilities(features)
 
     def predict_clips(self, features: np.ndarray) -> np.ndarray:
-        """Class probabilities (clips, K) float32 of each clip that the view cuts out of a video's (T, D) features."""
-        return np.concatenate([self.network.clip_probabilities(part).cpu() for _, part in self._clips(features)])
+        """Class probabilities (clips, K) float32 of each clip that the view cuts out of a video.
+
+        features: (T, D) or (T, crops, D) float32; probabilities are averaged over the crops.
+        """
+        parts = []
+        for starts, part in self._clips(features):
+            probs = self.network.clip_probabilities(part)
+            parts.append(probs.reshape(len(starts), -1, probs.shape[-1]).mean(dim=1).cpu())
+        return np.concatenate(parts)
 
     def time_weights(self, features: np.ndarray) -> np.ndarray:
-        """What each timestep of (T, D) features counts in a clip model's answer, (T,) float32; they add up to 1.
+        """What each timestep counts in a clip model's answer, (T,) float32; they add up to 1.
 
-        Over several clips the mean. Where the head is `attention`, this is where the network looks.
+        Over several clips or crops the mean. Where the head is `attention`, this is where the network looks.
         """
         total, num_clips = np.zeros(len(features), np.float32), 0
         for starts, part in self._clips(features):
-            for start, weights in zip(starts, np.asarray(part.weights.cpu()), strict=True):
+            by_clip = part.weights.reshape(len(starts), -1, part.weights.shape[-1]).mean(dim=1)
+            for start, weights in zip(starts, np.asarray(by_clip.cpu()), strict=True):
                 total[start : start + len(weights)] += weights
             num_clips += len(starts)
         return total / np.float32(num_clips)
 
     def step_probabilities(self, features: np.ndarray) -> np.ndarray:
-        """Class probabilities (T, K) float32 of each timestep of (T, D) features, read as one sequence."""
+        """Class probabilities (T, K) float32 of each timestep, read as one sequence; the mean over the crops."""
         with torch.inference_mode():
-            logits, _ = self.network(self._steps(features)[None])
-        return np.asarray(logits[0].float().softmax(dim=-1).cpu())
+            logits, _ = self.network(self._steps(features))
+        return np.asarray(logits.float().softmax(dim=-1).mean(dim=0).cpu())
 
     def stream(self) -> Stream:
         """Follow a video as it comes; raises ModelError when the network cannot."""
         return Stream(self.network, self.spec.task)
 
     def _clips(self, features: np.ndarray) -> Iterator[tuple[list[int], Steps]]:
-        """The view's clips of a video, some at a time: the timesteps they begin at, and the network's answer."""
+        """The view's clips of a video, some at a time: the timesteps they begin at, and the network's answer.
+
+        The answer has a row for each crop of the first clip, then of the second, and so on.
+        """
         steps = self._steps(features)
-        starts = self.spec.view.clip_starts(len(steps))
-        size = min(self.spec.view.clip_frames or len(steps), len(steps))
+        num_crops, num_steps = steps.shape[:2]
+        starts = self.spec.view.clip_starts(num_steps)
+        size = min(self.spec.view.clip_frames or num_steps, num_steps)
         for first in range(0, len(starts), CLIPS_AT_A_TIME):
             some = starts[first : first + CLIPS_AT_A_TIME]
             with torch.inference_mode():
-                clips = torch.stack([steps[start : start + size] for start in some])
-                yield some, self.network.steps(clips, torch.full((len(some),), size))
+                clips = torch.cat([steps[:, start : start + size] for start in some])
+                yield some, self.network.steps(clips, torch.full((len(some) * num_crops,), size))
 
     def _steps(self, features: np.ndarray) -> torch.Tensor:
+        """(crops, T, D) on the network's device."""
         expected = self.spec.architecture["feature_size"]
-        if features.ndim != 2 or features.shape[1] != expected or len(features) == 0:
-            raise ModelError(f"features of shape {features.shape}; expected (T, {expected}) with T of 1 or more")
+        if features.ndim not in (2, 3) or features.shape[-1] != expected or 0 in features.shape:
+            raise ModelError(
+                f"features of shape {features.shape}; expected (T, {expected}) or (T, crops, {expected}) "
+                "with T of 1 or more"
+            )
+        by_crop = features[None] if features.ndim == 2 else features.swapaxes(0, 1)
         device = self.network.feature_mean.device
-        return torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)).to(device)
+        return torch.from_numpy(np.ascontiguousarray(by_crop, dtype=np.float32)).to(device)
 
 
 def save_model(folder: Path, model: Model, backbone_file: Path) -> None:

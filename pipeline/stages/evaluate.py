@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def part(samples: Sequence[Sample], task: str) -> Part:
     """One side of the split as the controls take it."""
     return Part(
-        features=[sample.values for sample in samples],
+        features=[sample.features.crop(0).astype(np.float32) for sample in samples],  # the centre, of ten
         labels=[int(sample.labels[0]) for sample in samples] if task == "clip" else [s.labels for s in samples],
         groups=[sample.video.group for sample in samples],
         properties=np.array([[_number(getattr(s.video, name)) for name in PROPERTIES] for s in samples]),

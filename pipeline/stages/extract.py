@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from pipeline.data.tables import read_videos
 from pipeline.device import choose_device, num_workers
-from pipeline.errors import LrcnError
+from pipeline.discovery import printable
+from pipeline.errors import LrcnError, RejectedVideo
 from pipeline.features.backbones import read_backbone
 from pipeline.features.extract import Extractor
 from pipeline.features.store import FeatureStore
@@ -37,15 +38,23 @@ def extract_all(options: StageOptions) -> None:
     wanted = [sha256 for sha256 in videos if verdicts[sha256].status != "rejected"]
     missing = [sha256 for sha256 in wanted if not store.has(sha256)]
     extractor = Extractor(
-        backbone, view.crop, choose_device(options.runtime.device), workers=num_workers(options.runtime.workers)
-    )
+        backbone, view.crop, choose_device(options.runtime.device), workers=num_workers(options.runtime.workers),
+        crops=view.crops, flow=view.flow,
+    )  # fmt: skip
     progress = Progress("extract", len(missing))
     results = extractor.run(((sha256, frames.read(sha256)) for sha256 in missing), progress.add_frames)
     for sha256, result in progress.over(results):
-        if isinstance(result, Exception):
+        if isinstance(result, RejectedVideo):
+            store.write_rejected(sha256, str(result))
+        elif isinstance(result, Exception):
             raise LrcnError(f"{videos[sha256]}: {result}") from result
-        store.write(sha256, result, damage=verdicts[sha256].reason)
+        else:
+            store.write(sha256, result, damage=verdicts[sha256].reason)
     removed = store.prune(set(wanted))
+    reasons = {sha256: store.rejection(sha256) for sha256 in wanted} if view.flow else {}
+    for sha256, reason in reasons.items():
+        if reason:
+            print(printable(f"extract: {videos[sha256]} has no features: {reason}"))
     print(
         f"extract: {len(missing)} of {len(wanted)} videos extracted, the rest was there; "
         f"{len(removed)} old entries removed; {backbone.feature_size} features a frame"

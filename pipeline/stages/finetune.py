@@ -5,6 +5,7 @@ then, where that has an `end_to_end` section, together with an LSTM on windows o
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pipeline.data.tables import Side, read_segments, read_splits, read_videos, 
 from pipeline.device import choose_device, num_workers
 from pipeline.features.backbones import Backbone, load_backbone, save_backbone
 from pipeline.files import write_table, write_text
-from pipeline.stages.footage import labelled_footage
+from pipeline.stages.footage import labelled_footage, view_pixels, view_times
 from pipeline.stages.importfeatures import describe_features
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.training.checkpoint import save_checkpoint, unfinished
@@ -24,8 +25,8 @@ from pipeline.training.distributed import World, process_group
 from pipeline.training.endtoend import EndToEndSettings, train_end_to_end
 from pipeline.training.finetune import TrainVideo, finetune, sample_steps
 from pipeline.training.windows import FrameMemory
+from pipeline.video.flow import NO_FLOW, mirror
 from pipeline.video.framestore import FrameStore
-from pipeline.video.reader import i420_to_rgb
 from pipeline.view import digest
 
 # phase: `frames` or `windows`. Losses of the two do not compare: one frame's answer, and the average over windows.
@@ -41,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if stream.backbone is None:
         backbone, source = describe_features(options), "none: the features came ready-made"
     else:
-        backbone = load_backbone(stream.backbone.name, stream.backbone.weights, experiment.seed)
+        backbone = load_backbone(
+            stream.backbone.name, stream.backbone.weights, experiment.seed,
+            layer=stream.backbone.layer, crop=stream.view.crop, is_flow=bool(stream.view.flow),
+        )  # fmt: skip
         backbone.check_crop(stream.view.crop)
         source = stream.backbone.weights
     with process_group(choose_device(options.runtime.device)) as world:
@@ -94,13 +98,14 @@ def trained(options: StageOptions, backbone: Backbone, world: World) -> list[dic
             labelled_frames(options, dataset, "train", settings.frames_per_video),
             labelled_frames(options, dataset, "val", settings.frames_per_video),
             num_classes=len(dataset.classes),
-            crop=stream.view.crop,
+            crop=view.crop,
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             lr=settings.lr,
             weight_decay=settings.weight_decay,
             label_smoothing=settings.label_smoothing,
             flip=settings.flip,
+            is_flow=bool(view.flow),
             seed=experiment.seed,
             device=world.device,
         )
@@ -119,6 +124,7 @@ def trained(options: StageOptions, backbone: Backbone, world: World) -> list[dic
             world=world,
             num_readers=num_workers(options.runtime.workers),
             checkpoint=windows_file,
+            mirror=partial(mirror, is_flow=bool(view.flow)),
             identity={name: identity[name] for name in ("view", "data")},
         )
         rows += [{"phase": "windows", **row, "epoch": len(single) + row["epoch"]} for row in windows]
@@ -128,17 +134,22 @@ def trained(options: StageOptions, backbone: Backbone, world: World) -> list[dic
 def labelled_frames(options: StageOptions, dataset: Dataset, split: Side, count: int) -> list[TrainVideo]:
     """Frames with a class from one side of the fold: `count` steps of each labelled clip and of each segment.
 
-    Steps are drawn from a generator of (seed, the video's content), so that other videos do not change them.
+    RGB frames, or flow images where the view says so. Steps are drawn from a generator of (seed, the video's content),
+    so that other videos do not change them.
     """
-    layout, experiment = options.layout, options.experiment
-    store = FrameStore(layout.frames, experiment.view.frames_key)
+    layout, experiment, view = options.layout, options.experiment, options.settings.view
+    store = FrameStore(layout.frames, view.frames_key)
     chosen = set(video_ids(read_splits(layout.splits), options.fold, split))
     segments = read_segments(layout.segments)
     found: list[TrainVideo] = []
+    without = 0
     for video in read_videos(layout.videos):
         if video.video_id not in chosen or store.verdict(video.sha256).status == "rejected":
             continue
-        times = store.times(video.sha256)
+        times = view_times(store, video.sha256, view)
+        if not len(times):
+            without += 1
+            continue
         stretches = [(video.label, np.arange(len(times)))] if video.label else []
         for segment in segments:
             if segment.video_id == video.video_id and segment.label in dataset.classes:  # background is no action
@@ -147,9 +158,11 @@ def labelled_frames(options: StageOptions, dataset: Dataset, split: Side, count:
         rng = np.random.default_rng([experiment.seed, int(video.sha256[:16], 16)])
         wanted = [(label, steps[sample_steps(len(steps), count, rng)]) for label, steps in stretches]
         needed = {int(step) for _, steps in wanted for step in steps}
-        rgb = {step: i420_to_rgb(frame.i420) for step, frame in enumerate(store.read(video.sha256)) if step in needed}
+        pixels = view_pixels(store, video.sha256, view, needed)
         found += [
-            TrainVideo(np.stack([rgb[int(step)] for step in steps]), class_index(label, dataset.classes))
+            TrainVideo(np.stack([pixels[int(step)] for step in steps]), class_index(label, dataset.classes))
             for label, steps in wanted
         ]
+    if without:
+        print(f"{split}: {without} video(s) left out: {NO_FLOW}")
     return found

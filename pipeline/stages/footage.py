@@ -1,6 +1,6 @@
 """What the fine-tuning stage reads of stored videos: stretches with one label, their frames on demand."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from functools import partial
 
 import numpy as np
@@ -11,16 +11,22 @@ from pipeline.data.labels import class_index
 from pipeline.data.tables import Side, read_segments, read_splits, read_videos, video_ids
 from pipeline.stages.layout import StageOptions
 from pipeline.training.windows import Footage, FrameMemory
+from pipeline.video.flow import first_flow_step, flow_frames
 from pipeline.video.framestore import FrameStore
 from pipeline.video.reader import i420_to_rgb
+from pipeline.view import View
 
 
 def labelled_footage(
     options: StageOptions, dataset: Dataset, split: Side, memory: FrameMemory
 ) -> tuple[list[Footage], list[list[object]]]:
-    """Each labelled clip and each segment of one side of the fold, and what identifies them: content, steps, class."""
-    layout, experiment = options.layout, options.experiment
-    store = FrameStore(layout.frames, experiment.view.frames_key)
+    """Each labelled clip and each segment of one side of the fold, and what identifies them: content, steps, class.
+
+    Videos without a timestep in this view (of one picture there is no flow) are left out; the single frames of the same
+    side, read before, print their number.
+    """
+    layout, view = options.layout, options.settings.view
+    store = FrameStore(layout.frames, view.frames_key)
     chosen = set(video_ids(read_splits(layout.splits), options.fold, split))
     segments = read_segments(layout.segments)
     found: list[Footage] = []
@@ -28,28 +34,54 @@ def labelled_footage(
     for video in read_videos(layout.videos):
         if video.video_id not in chosen or store.verdict(video.sha256).status == "rejected":
             continue
-        info, times = store.info(video.sha256), store.times(video.sha256)
-        stretches = [(video.label, 0, len(times))] if video.label else []
+        info, times = store.info(video.sha256), view_times(store, video.sha256, view)
+        stretches = [(video.label, 0, len(times))] if video.label and len(times) else []
         for segment in segments:
             if segment.video_id == video.video_id and segment.label in dataset.classes:  # background is no action
                 start, stop = np.searchsorted(times, [segment.start_seconds, segment.end_seconds]).tolist()
                 stretches += [(segment.label, start, stop)] if stop > start else []
         size_bytes = 3 * info.num_frames * info.height * info.width
         for label, start, stop in stretches:
-            frames = partial(_frames, memory, store, video.sha256, size_bytes, start)
+            frames = partial(
+                _frames, memory, partial(_read, store, video.sha256, view), video.sha256, size_bytes, start
+            )
             number = class_index(label, dataset.classes)
             found.append(Footage(stop - start, info.height, info.width, number, frames))
             identity.append([video.sha256, start, stop, number])
     return found, identity
 
 
+def view_times(store: FrameStore, sha256: str, view: View) -> np.ndarray:
+    """Times (T,) of the timesteps that a view has of a stored video: of flow fewer, or none."""
+    times = store.times(sha256)
+    return times[first_flow_step(store.pts(sha256)) :] if view.flow else times
+
+
+def view_pixels(store: FrameStore, sha256: str, view: View, steps: Collection[int]) -> dict[int, np.ndarray]:
+    """Frames (H, W, 3) uint8 by timestep, as numbered by `view_times`: RGB, or flow images."""
+    frames = store.read(sha256)
+    if view.flow:
+        images = (frame.image for frame in flow_frames(frames, view.flow, steps))
+        return dict(zip(sorted(steps), images, strict=True))
+    return {step: i420_to_rgb(frame.i420) for step, frame in enumerate(frames) if step in steps}
+
+
 def _frames(
-    memory: FrameMemory, store: FrameStore, sha256: str, size_bytes: int, first: int, start: int, stop: int
+    memory: FrameMemory,
+    read: Callable[[], Generator[NDArray[np.uint8], None, None]],
+    sha256: str,
+    size_bytes: int,
+    first: int,
+    start: int,
+    stop: int,
 ) -> Iterator[NDArray[np.uint8]]:
     """Frames of the stretch that begins at timestep `first` of a video."""
-    return memory.frames(sha256, size_bytes, partial(_read, store, sha256), first + start, first + stop)
+    return memory.frames(sha256, size_bytes, read, first + start, first + stop)
 
 
-def _read(store: FrameStore, sha256: str) -> Generator[NDArray[np.uint8], None, None]:
-    for frame in store.read(sha256):
-        yield i420_to_rgb(frame.i420)
+def _read(store: FrameStore, sha256: str, view: View) -> Generator[NDArray[np.uint8], None, None]:
+    frames = store.read(sha256)
+    if view.flow:
+        yield from (frame.image for frame in flow_frames(frames, view.flow))
+    else:
+        yield from (i420_to_rgb(frame.i420) for frame in frames)

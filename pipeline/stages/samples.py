@@ -11,7 +11,7 @@ from pipeline.data.cards import Dataset
 from pipeline.data.labels import class_index, frame_classes, frame_labels
 from pipeline.data.tables import Side, Video, read_csv, read_segments, read_splits, read_videos, video_ids
 from pipeline.discovery import printable
-from pipeline.errors import DataError
+from pipeline.errors import DataError, RejectedVideo
 from pipeline.features.store import FeatureStore, VideoFeatures
 from pipeline.stages.layout import Layout
 
@@ -35,7 +35,7 @@ class Sample:
 
     @property
     def values(self) -> np.ndarray:
-        """The feature vectors, (T, D) float32."""
+        """The feature vectors, (T, D) or (T, crops, D) float32."""
         return self.features.values.astype(np.float32)
 
 
@@ -50,7 +50,8 @@ def read_samples(
     """Videos of one side of a fold that carry labels of the task, in the table's order.
 
     The clip task takes videos with a label, the frame task those with segments. Videos that could not be decoded are
-    left out here; `decoded.csv` lists them with their reasons, and the count is printed.
+    left out here; `decoded.csv` lists them with their reasons, and the count is printed. So are those that give no
+    features (of one picture there is no flow).
 
     Raises:
         DataError: no video of this side has a label of the task.
@@ -60,7 +61,7 @@ def read_samples(
     segments = [segment for segment in read_segments(layout.segments) if segment.video_id in chosen]
     segmented = {segment.video_id for segment in segments}
     undecodable = {row["video_id"] for _, row in read_csv(layout.decoded, ["video_id"]) if row["status"] == "rejected"}
-    samples, lost = [], 0
+    samples, lost, without = [], 0, 0
     for video in read_videos(layout.videos):
         labelled = bool(video.label) if task == "clip" else video.video_id in segmented
         if video.video_id not in chosen or not labelled:
@@ -68,7 +69,11 @@ def read_samples(
         if video.video_id in undecodable:
             lost += 1
             continue
-        times = store.times(video.sha256)
+        try:
+            times = store.times(video.sha256)
+        except RejectedVideo:
+            without += 1
+            continue
         if task == "clip":
             labels = np.full(len(times), class_index(video.label, dataset.classes), dtype=np.int64)
         else:
@@ -78,6 +83,8 @@ def read_samples(
     if lost:
         reason = "have no features because they could not be decoded"
         print(printable(f"{split}: {lost} video(s) {reason}; see {layout.decoded}"))
+    if without:
+        print(printable(f"{split}: {without} video(s) give no features (no flow in one picture); see {store.folder}"))
     if not samples:
         raise DataError(
             f"fold {fold}: no {split} video has a label of the {task} task; "

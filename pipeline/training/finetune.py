@@ -17,6 +17,7 @@ from pipeline.errors import TrainingError
 from pipeline.features.backbones import Backbone
 from pipeline.features.crop import center_crop
 from pipeline.training.schedule import schedule
+from pipeline.video.flow import mirror
 
 WARM_UP = 0.1  # share of all steps in which the learning rate rises; then it falls along a cosine to 0
 # Weight of the newest batch in batch normalisation's running averages: torch's default. Some networks bring less (0.01
@@ -29,7 +30,7 @@ JITTER = 0.2  # brightness and contrast are multiplied by a factor drawn from 1 
 class TrainVideo:
     """Some frames of one video, and its class.
 
-    frames: (n, H, W, 3) uint8 RGB, n >= 1; an array in memory or a memory map. class_index: 0 to K - 1.
+    frames: (n, H, W, 3) uint8, RGB or flow images, n >= 1; an array in memory or a memory map. class_index: 0 to K - 1.
     """
 
     frames: np.ndarray
@@ -66,14 +67,16 @@ def finetune(
     flip: bool,
     seed: int,
     device: torch.device | str,
+    is_flow: bool = False,
     progress: Callable[[dict[str, float]], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train a backbone, in place, with a fresh linear layer on single frames; the layer is thrown away.
 
     Each epoch sees every training frame once, in random order: a random square of `crop` pixels, brightness and
-    contrast varied a little, mirrored half of the time if `flip` (which turns left into right). AdamW with a learning
-    rate that rises to `lr` and falls to 0. The loss is cross-entropy with `label_smoothing`. A last batch of a single
-    frame is left out, since batch normalisation cannot learn from one.
+    contrast varied a little, mirrored half of the time if `flip` (which turns left into right). Of flow images
+    (`is_flow`) mirroring turns x round too, and brightness and contrast, which stand for motion there, are left alone.
+    AdamW with a learning rate that rises to `lr` and falls to 0. The loss is cross-entropy with `label_smoothing`. A
+    last batch of a single frame is left out, since batch normalisation cannot learn from one.
 
     The backbone ends in evaluation mode on `device`, with the weights of the epoch of lowest validation loss, or of
     the last epoch when `val` is empty. Every random choice comes from `seed`; the global random state is left alone.
@@ -100,7 +103,7 @@ def finetune(
         trainer = _Trainer(model, device, lr, weight_decay, label_smoothing, num_steps=epochs * steps_per_epoch)
         for epoch in range(1, epochs + 1):
             model.train()
-            batches = _batches(train, crop, batch_size, flip, np.random.default_rng([seed, epoch]))
+            batches = _batches(train, crop, batch_size, flip, np.random.default_rng([seed, epoch]), is_flow)
             losses = [trainer.step(*batch) for batch in batches]
             record: dict[str, float] = {"epoch": epoch, "train_loss": float(np.mean(losses))}
             if val:
@@ -239,7 +242,12 @@ def _batch_starts(videos: Sequence[TrainVideo], batch_size: int) -> list[int]:
 
 
 def _batches(
-    videos: Sequence[TrainVideo], crop: int, batch_size: int, flip: bool, rng: np.random.Generator
+    videos: Sequence[TrainVideo],
+    crop: int,
+    batch_size: int,
+    flip: bool,
+    rng: np.random.Generator,
+    is_flow: bool = False,
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
     """One epoch: pixels (B, crop, crop, 3) uint8, labels (B,) int64, brightness and contrast factors (B, 2) float32."""
     places = rng.permutation(_places(videos))
@@ -250,9 +258,10 @@ def _batches(
             height, width = videos[v].frames.shape[1:3]
             top, left = rng.integers(height - crop + 1), rng.integers(width - crop + 1)
             square = videos[v].frames[f, top : top + crop, left : left + crop]
-            pixels[row] = square[:, ::-1] if flip and rng.random() < 0.5 else square
+            pixels[row] = mirror(square, is_flow) if flip and rng.random() < 0.5 else square
         labels = torch.tensor([videos[v].class_index for v in batch[:, 0]])
-        factors = torch.from_numpy(rng.uniform(1 - JITTER, 1 + JITTER, (len(batch), 2)).astype(np.float32))
+        jitter = 0.0 if is_flow else JITTER
+        factors = torch.from_numpy(rng.uniform(1 - jitter, 1 + jitter, (len(batch), 2)).astype(np.float32))
         yield pixels, labels, factors
 
 

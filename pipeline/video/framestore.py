@@ -140,6 +140,10 @@ class FrameStore:
         """Grid times `(T,) float64` of a video's frames in seconds; raises what `read` raises, but reads no frame."""
         return np.asarray(self._usable(sha256).time_seconds, np.float64)
 
+    def pts(self, sha256: str) -> NDArray[np.float64]:
+        """Presentation times `(T,) float64` of the frames shown at those times; as `times`."""
+        return np.asarray(self._usable(sha256).pts_seconds, np.float64)
+
     def entries(self) -> list[str]:
         """Content hashes of the videos of which something is here, whatever its key or state, in order."""
         paths = self.folder.glob("*")

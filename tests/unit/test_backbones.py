@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.features.backbones import load_backbone, read_backbone, save_backbone
+from pipeline.features.frozen import FrozenBackbone
 from pipeline.features.store import read_arrays, write_arrays
+from pipeline.video.flow import flow_image
 
 NAME = "shufflenet_v2_x0_5"
 REAL_WEIGHTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "weights"
@@ -389,3 +391,123 @@ def test_real_weights(name: str, size: int) -> None:
     assert torch.isfinite(features).all()
     assert 0.1 < features.std() < 10
     assert (features[0] - features[1]).norm() > 0.3 * features[1].norm()
+
+
+# Other layers, and flow
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "shape"),
+    [
+        ("resnet18", "layer1.0.relu", (64, 16, 16)),  # used twice in its block: the first use
+        (NAME, "stage3", (96, 4, 4)),
+        (NAME, "fc", (1000,)),
+        ("squeezenet1_1", "features.7", (256, 7, 7)),
+        pytest.param("mobilenet_v2", "features.4", (32, 8, 8), marks=pytest.mark.slow),
+        pytest.param("alexnet", "classifier.1", (4096,), marks=pytest.mark.slow),
+        pytest.param("densenet121", "features.denseblock1", (256, 16, 16), marks=pytest.mark.slow),
+        pytest.param("swin_t", "features.3", (8, 8, 192), marks=pytest.mark.slow),
+        pytest.param("vit_b_32", "encoder.layers.encoder_layer_2", (50, 768), marks=pytest.mark.slow),
+    ],
+)
+def test_a_layer_named_gives_that_layers_output_flattened(
+    name: str, layer: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    size = 224 if name.startswith("vit") else 64
+    model = torchvision_model(name)
+    outputs: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
+        outputs.append(output.clone())
+
+    model.get_submodule(layer).register_forward_hook(keep)
+    frames = noise(size=size)
+    backbone = load_backbone(name, saved(model, tmp_path / "weights.pth"), seed=1, layer=layer, crop=size)
+    with torch.inference_mode():
+        model(normalised(frames))
+        found = backbone(frames)
+    assert outputs[0].shape == (2, *shape)
+    assert backbone.feature_size == found.shape[1] == np.prod(shape)
+    torch.testing.assert_close(found, outputs[0].flatten(1))
+    assert set(backbone.arrays()) <= set(model.state_dict())
+    backbone.check_crop(size)
+
+    save_backbone(backbone, tmp_path / "backbone.safetensors")
+    again = read_backbone(tmp_path / "backbone.safetensors")
+    assert (again.name, again.layer, again.feature_size) == (name, layer, backbone.feature_size)
+    assert again.weights_sha256 == backbone.weights_sha256
+    as_weights = load_backbone(name, str(tmp_path / "backbone.safetensors"), seed=1, layer=layer, crop=size)
+    assert as_weights.weights_sha256 == backbone.weights_sha256
+    with torch.inference_mode():
+        assert torch.equal(again(frames), found)
+        pixels = (frames * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        folded = FrozenBackbone(again, size)(pixels)
+        plain = again(pixels.permute(0, 3, 1, 2).float() / 255)
+    torch.testing.assert_close(folded, plain, rtol=1e-3, atol=1e-3)
+
+
+def test_another_layer_is_another_identity_even_without_weights_of_its_own() -> None:
+    before, after = (load_backbone("squeezenet1_1", "random", 0, layer=f"features.{k}") for k in (1, 2))
+    assert before.arrays().keys() == after.arrays().keys()
+    assert before.weights_sha256 != after.weights_sha256
+
+
+def test_a_layers_features_grow_with_the_frame_and_another_crop_is_refused() -> None:
+    backbone = load_backbone("squeezenet1_1", "random", 0, layer="features.3", crop=64)
+    assert backbone.feature_size == 128 * 15 * 15
+    with pytest.raises(ValueError, match=r"gives 123008 features of frames of 128x128 pixels at layer 'features.3'"):
+        backbone.check_crop(128)
+    assert load_backbone("squeezenet1_1", "random", 0, layer="features.3").feature_size == 128 * 55 * 55
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "message"),
+    [
+        ("resnet18", "fc6", r"resnet18 has no layer 'fc6'; expected one of its 67 modules, perhaps fc$"),
+        ("resnet18", "layer1.0.con1", r"perhaps layer1.0.conv1,"),
+        ("squeezenet1_1", "zzz", r"such as features, classifier$"),
+    ],
+)
+def test_an_unknown_layer_is_named_with_its_neighbours(name: str, layer: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_backbone(name, "random", 0, layer=layer)
+
+
+def test_a_layer_that_frames_do_not_reach_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"gives no features of frames of 16x16 pixels at layer 'features.12'"):
+        load_backbone("squeezenet1_1", "random", 0, layer="features.12", crop=16)
+
+
+def test_the_first_layer_for_flow_is_the_average_over_the_colours(tmp_path: Path) -> None:
+    model = torchvision_model(NAME)
+    path = saved(model, tmp_path / "weights.pth")
+    rgb, flow = (load_backbone(NAME, path, 0, is_flow=is_flow) for is_flow in (False, True))
+    photographs = model.state_dict()["conv1.0.weight"]
+    adapted = torch.from_numpy(flow.arrays()["conv1.0.weight"])
+    assert adapted.shape == photographs.shape
+    for channel in range(3):
+        torch.testing.assert_close(adapted[:, channel], photographs.mean(dim=1))
+    others = {name: array for name, array in rgb.arrays().items() if name != "conv1.0.weight"}
+    assert all(np.array_equal(array, flow.arrays()[name]) for name, array in others.items())
+    # A grey picture, all channels equal, is answered as the photograph's network answers it.
+    x = torch.rand(1, 1, 64, 64).expand(-1, 3, -1, -1)
+    with torch.inference_mode():
+        torch.testing.assert_close(flow.net(x), rgb.net(x), rtol=1e-3, atol=1e-3)
+
+
+def test_no_motion_is_nought_to_a_network_for_flow() -> None:
+    backbone = load_backbone("resnet18", "random", 0, is_flow=True)
+    still = flow_image(np.zeros((8, 8, 2), np.float32))
+    assert ((torch.from_numpy(still).float() / 255).permute(2, 0, 1)[None] - backbone.mean).abs().max() < 1e-6
+    assert backbone.std.flatten().tolist() == pytest.approx([(0.229 + 0.224 + 0.225) / 3] * 3)
+
+
+def test_weights_of_a_network_for_flow_are_not_averaged_again(tmp_path: Path) -> None:
+    backbone = load_backbone(NAME, "random", 0, is_flow=True)
+    weight = backbone.arrays()["conv1.0.weight"]
+    assert not np.array_equal(weight[:, 0], weight[:, 1])  # random weights have no colours to average
+    path = tmp_path / "backbone.safetensors"
+    save_backbone(backbone, path)
+    assert read_backbone(path).is_flow
+    torch.testing.assert_close(read_backbone(path).mean, backbone.mean)
+    assert load_backbone(NAME, str(path), 0, is_flow=True).weights_sha256 == backbone.weights_sha256

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from pipeline.errors import RejectedVideo, VideoError, WeightsError
 from pipeline.features.backbones import Backbone, load_backbone
-from pipeline.features.crop import center_crop, crop_to_rgb
+from pipeline.features.crop import center_crop, crop_of_frame, crop_to_rgb
 from pipeline.features.extract import CPU_BATCH_SIZE, QUEUED_BATCHES, VIDEOS_AHEAD, Extractor
 from pipeline.features.store import VideoFeatures
+from pipeline.video.flow import Method, flow_frames
 from pipeline.video.reader import Frame, i420_to_rgb
 
 CROP = 64
@@ -432,3 +433,65 @@ def test_a_gpu_gives_the_same_features_in_short_numbers(network: Backbone) -> No
         cosine = (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
         assert cosine.min() > 0.99
         assert features.time_seconds.tolist() == gpu[key].time_seconds.tolist()
+
+
+# Ten crops, and flow
+
+
+def test_ten_crops_give_ten_vectors_of_each_frame_and_the_first_is_that_of_one_crop(network: Backbone) -> None:
+    videos = {"a": frames(5), "b": frames(19, seed=1), "c": frames(1, seed=2)}
+    counts: list[int] = []
+    ten = results(Extractor(network, CROP, "cpu", workers=2, crops=10).run(videos.items(), counts.append))
+    one = results(Extractor(network, CROP, "cpu").run(videos.items()))
+    assert sum(counts) == 25
+    for key, video in videos.items():
+        values = ten[key].values
+        assert values.shape == (len(video), 10, network.feature_size)
+        assert ten[key].time_seconds.tolist() == one[key].time_seconds.tolist()
+        assert values[:, 0].tobytes() == one[key].values.tobytes()
+        assert ten[key].crop(0).tobytes() == one[key].crop(0).tobytes()
+        pixels = np.zeros((10, CROP, CROP, 3), np.uint8)
+        for number in range(10):
+            crop_of_frame(video[-1], CROP, number, pixels[number])
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
+        np.testing.assert_allclose(values[-1], expected, rtol=2e-3, atol=1e-3)
+
+
+def test_ten_crops_have_the_same_bits_alone_and_together(network: Backbone) -> None:
+    videos = {key: frames(count, seed) for seed, (key, count) in enumerate({"a": 3, "b": 7, "c": 4}.items())}
+    together = results(Extractor(network, CROP, "cpu", workers=3, crops=10).run(videos.items()))
+    for key, video in videos.items():
+        alone = results(Extractor(network, CROP, "cpu", crops=10).run([(key, video)]))[key]
+        assert alone.values.tobytes() == together[key].values.tobytes()
+
+
+@pytest.mark.parametrize("method", ["dis", "farneback"])
+def test_features_of_flow_are_those_of_the_flow_images(network: Backbone, method: Method) -> None:
+    video = frames(6)
+    repeated = [Frame(k / 10, video[k // 2].pts_seconds, video[k // 2].i420) for k in range(12)]
+    videos = {"a": video, "b": repeated, "c": frames(7, seed=3)}
+    found = results(Extractor(network, CROP, "cpu", workers=3, flow=method).run(videos.items()))
+    assert found["a"].time_seconds.tolist() == [k / 10 for k in range(1, 6)]
+    assert found["a"].pts_seconds.tolist() == [k / 10 - 0.01 for k in range(1, 6)]
+    assert found["b"].time_seconds.tolist() == [k / 10 for k in range(2, 12)]
+    assert np.array_equal(found["b"].values, np.repeat(found["a"].values, 2, axis=0))
+    images = np.stack([center_crop(flow.image, CROP) for flow in flow_frames(video, method)])
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+    np.testing.assert_allclose(found["a"].values, expected, rtol=2e-3, atol=1e-3)
+    for key, workers in (("c", 1), ("a", 2)):
+        alone = results(Extractor(network, CROP, "cpu", workers, flow=method).run([(key, videos[key])]))[key]
+        assert alone.values.tobytes() == found[key].values.tobytes()
+
+
+def test_a_video_of_one_picture_has_no_flow_and_says_so() -> None:
+    still = [Frame(k / 10, 0.0, frame.i420) for k, frame in enumerate(plain((200, 90, 90), 3))]
+    run = Extractor(tiny(), CROP, "cpu", flow="dis").run([("still", still), ("empty", []), ("moves", frames(3))])
+    (_, nothing), (_, empty), (_, some) = run
+    assert isinstance(nothing, RejectedVideo)
+    assert str(nothing) == "only one picture; optical flow needs two that differ in time"
+    assert not isinstance(empty, RejectedVideo)
+    assert isinstance(empty, VideoError)
+    assert isinstance(some, VideoFeatures)
+    assert len(some.values) == 2

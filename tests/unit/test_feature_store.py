@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from pipeline.errors import StoreError, ViewMismatch
+from pipeline.errors import RejectedVideo, StoreError, ViewMismatch
 from pipeline.features.store import FeatureStore, VideoFeatures, checksum, read_arrays, write_arrays
 
 SHA, OTHER = "a" * 64, "b" * 64
@@ -255,3 +255,43 @@ def test_the_checksum_sees_names_kinds_shapes_and_values() -> None:
 def test_features_check_themselves(values: np.ndarray, times: np.ndarray, pts: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VideoFeatures(values, times, pts)
+
+
+def test_ten_crops_are_stored_as_they_are(store: FeatureStore) -> None:
+    values = np.random.default_rng(0).standard_normal((3, 10, 4)).astype(np.float16)
+    store.write(SHA, VideoFeatures(values, np.arange(3.0), np.arange(3.0)))
+    found = store.read(SHA)
+    assert found.values.shape == (3, 10, 4)
+    assert found.values.tobytes() == values.tobytes()
+    assert found.num_crops == 10
+    assert np.array_equal(found.crop(7), values[:, 7])
+    assert features().num_crops == 1
+    assert np.array_equal(features().crop(0), features().values)
+    values[1, 9, 3] = np.inf
+    with pytest.raises(ValueError, match=r"1 of 3 feature vectors .* \(the first at 1.000 s\)"):
+        VideoFeatures(values, np.arange(3.0), np.arange(3.0))
+
+
+def test_that_a_video_gives_no_features_is_kept_with_the_reason(store: FeatureStore) -> None:
+    store.write(SHA, features())
+    store.write_rejected(SHA, "only one picture")
+    store.write(OTHER, features())
+    assert store.has(SHA)
+    assert store.entries() == [SHA, OTHER]
+    assert store.rejection(SHA) == "only one picture"
+    assert store.rejection(OTHER) == ""
+    for ask in (store.read, store.damage):
+        with pytest.raises(RejectedVideo, match=r"^only one picture$"):
+            ask(SHA)
+    with pytest.raises(StoreError, match="no stored features"):
+        store.rejection("c" * 64)
+    other = FeatureStore(store.folder, "key-2")
+    assert not other.has(SHA)
+    with pytest.raises(ViewMismatch, match="made under key key-1"):
+        other.rejection(SHA)
+    data = bytearray(store.path(SHA).read_bytes())
+    data[data.index(b"only")] ^= 1
+    store.path(SHA).write_bytes(data)
+    assert "checksum" in store.fault(SHA)
+    store.write(SHA, features())
+    assert_same(store.read(SHA), features())

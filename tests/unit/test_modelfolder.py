@@ -68,7 +68,21 @@ def test_features_of_another_view_are_refused(folder):
         model.predict(stored, "ffff")
 
 
-@pytest.mark.parametrize("shape", [(4, 6), (0, 5), (5,)])
+@pytest.mark.parametrize("task", ["clip", "frame"])
+def test_answers_of_several_crops_are_averaged(task):
+    model = make(task)
+    crops = np.random.default_rng(1).normal(size=(9, 10, 5)).astype(np.float32)
+    alone = [model.predict_features(crops[:, number]) for number in range(10)]
+    np.testing.assert_allclose(model.predict_features(crops), np.mean(alone, axis=0), atol=1e-6)
+    assert np.abs(alone[0] - alone[1]).max() > 1e-3
+    if task == "clip":
+        clips = model.predict_clips(crops)
+        assert clips.shape == (4, 3)
+        expected = np.mean([model.predict_clips(crops[:, number]) for number in range(10)], axis=0)
+        np.testing.assert_allclose(clips, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (0, 5), (5,), (3, 0, 5), (2, 2, 2, 5)])
 def test_features_of_another_size_are_refused(shape):
     with pytest.raises(ModelError, match=r"expected \(T, 5\)"):
         make().predict_features(np.zeros(shape, np.float32))

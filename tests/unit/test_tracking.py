@@ -469,7 +469,7 @@ def make_model(tmp_path: Path) -> Callable[[str], Model]:
         sizes |= {"bidirectional": False, "input_dropout": 0.0, "dropout": 0.5}
         background = "idle" if task == "frame" else None
         view = View(fps=10.0, short_side=96, crop=96)
-        spec = ModelSpec(task, ("idle", "走る"), background, "mean", sizes, view, "any", "key", {})  # type: ignore[arg-type]
+        spec = ModelSpec(task, ("idle", "走る"), background, sizes, view, "any", "key", {})  # type: ignore[arg-type]
         (tmp_path / "backbone.safetensors").write_bytes(b"not read here")
         model = Model(spec, RecurrentClassifier(num_classes=2, **sizes), tmp_path / f"{task} model")
         save_model(tmp_path / f"{task} model", model, tmp_path / "backbone.safetensors")
