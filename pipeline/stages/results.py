@@ -50,9 +50,8 @@ def lines(title: str, task: str, scores: Mapping[str, Any]) -> list[str]:
         _line("the model", own[name], own[f"{name}_low"], own[f"{name}_high"]),
     ]
     if "deviation" in scores:
-        apart = {seed: one[name] for seed, one in scores["seeds"].items()}
-        each = ", ".join(f"{value:.3f} (seed {seed})" for seed, value in apart.items())
-        found.append(f"  the mean over {len(apart)} seeds ± {scores['deviation'][name]:.3f}: {each}")
+        each = ", ".join(f"{one[name]:.3f} (seed {seed})" for seed, one in scores["seeds"].items())
+        found.append(f"  the mean over {len(scores['seeds'])} seeds ± {scores['deviation'][name]:.3f}: {each}")
     for control, text in CONTROLS.items():
         if control in scores["controls"]:
             rung = scores["controls"][control]
@@ -60,7 +59,7 @@ def lines(title: str, task: str, scores: Mapping[str, Any]) -> list[str]:
             found.append(_line(text, rung[name], rung["low"], rung["high"], gain))
     if task == "clip":
         if own.get("auc") is not None:
-            spread = (scores.get("deviation") or {}).get("auc")
+            spread = scores.get("deviation", {}).get("auc")
             found.append(
                 f"  area under the ROC curve {own['auc']:.3f} {_interval(own['auc_low'], own['auc_high'])}"
                 + ("" if spread is None else f", ± {spread:.3f} over the seeds")

@@ -46,6 +46,16 @@ def stages_run(output: str) -> list[str]:
     return re.findall(r"Running stage '([^']+)'", output)
 
 
+FLOW = """
+flow:
+  method: dis
+  backbone: {name: squeezenet1_1, weights: random}
+  finetune: null
+  train:
+    clip: {hidden_size: 16, epochs: 2, batch_size: 8}
+    frame: null
+  weight: 0.5
+"""
 ALL = [
     "index@toy", "decode@toy", "finetune@toy-shared", "extract@toy-shared", "train@toy-clip-rgb-fold1-seed0",
     "train@toy-frame-rgb-fold1-seed0", "evaluate@toy-clip-rgb-fold1-seed0", "evaluate@toy-frame-rgb-fold1-seed0",
@@ -86,6 +96,40 @@ def test_one_training_value_reruns_train_evaluate_and_report(built):
     assert stages_run(output) == ["train@toy-clip-rgb-fold1-seed0", "evaluate@toy-clip-rgb-fold1-seed0", "report@toy"]
 
 
+def test_one_more_seed_trains_that_seed_alone(built):
+    config = built / "configs/toy.yaml"
+    config.write_text(config.read_text().replace("num_seeds: 1", "num_seeds: 2"))
+    run(built, "lrcn", "select", "toy")
+    assert sorted(stages_run(run(built, "dvc", "repro"))) == [
+        "evaluate@toy-clip-rgb-fold1-seed1", "evaluate@toy-frame-rgb-fold1-seed1", "report@toy",
+        "train@toy-clip-rgb-fold1-seed1", "train@toy-frame-rgb-fold1-seed1",
+    ]  # fmt: skip
+    assert list(json.loads((built / "artifacts/toy/metrics.json").read_text())["clip"]["rgb"]["seeds"]) == ["0", "1"]
+
+
+def test_a_second_stream_leaves_the_first_alone(built):
+    config = built / "configs/toy.yaml"
+    config.write_text(config.read_text().replace("flow: null", FLOW))
+    run(built, "lrcn", "select", "toy")
+    assert sorted(stages_run(run(built, "dvc", "repro"))) == [
+        "evaluate@toy-clip-flow-fold1-seed0", "evaluate@toy-clip-flow-fold1-seed1", "extract@toy-flow-shared",
+        "finetune@toy-flow-shared", "fuse@toy-clip-fused-fold1-seed0", "fuse@toy-clip-fused-fold1-seed1", "report@toy",
+        "train@toy-clip-flow-fold1-seed0", "train@toy-clip-flow-fold1-seed1",
+    ]  # fmt: skip
+    scores = json.loads((built / "artifacts/toy/metrics.json").read_text())
+    assert {task: list(streams) for task, streams in scores.items()} == {
+        "clip": ["rgb", "flow", "fused"], "frame": ["rgb"],
+    }  # fmt: skip
+
+
+def test_another_weight_fuses_and_reports_alone(built):
+    config = built / "configs/toy.yaml"
+    config.write_text(config.read_text().replace("weight: 0.5", "weight: validation"))
+    assert sorted(stages_run(run(built, "dvc", "repro"))) == [
+        "fuse@toy-clip-fused-fold1-seed0", "fuse@toy-clip-fused-fold1-seed1", "report@toy",
+    ]  # fmt: skip
+
+
 def test_one_more_video_is_decoded_and_extracted_alone(built):
     write_toy_video(built / "media/toy/right/late.mp4", "right", 90)
     output = run(built, "dvc", "repro", "extract")
@@ -103,7 +147,8 @@ def test_the_run_says_what_was_trained_on_what(built):
             "-c",
             "import json, mlflow\n"
             "mlflow.set_tracking_uri('sqlite:///mlflow.db')\n"
-            "run = mlflow.search_runs(search_all_experiments=True, filter_string=\"tags.task = 'frame'\",\n"
+            "run = mlflow.search_runs(search_all_experiments=True,\n"
+            "    filter_string=\"tags.task = 'frame' and tags.seed = '0'\",\n"
             "    output_format='list')[0]\n"
             "client = mlflow.MlflowClient()\n"
             "print(json.dumps({'tags': run.data.tags, 'params': run.data.params, 'metrics': run.data.metrics,\n"
@@ -119,7 +164,7 @@ def test_the_run_says_what_was_trained_on_what(built):
     assert tags["git.dirty"] in ("true", "false")
     assert re.fullmatch("[0-9a-f]{16}", tags["features.key"])
     assert re.fullmatch("[0-9a-f]{64}", tags["videos.sha256"])
-    assert tags["fold"] == "1"
+    assert (tags["fold"], tags["stream"], tags["seed"]) == ("1", "rgb", "0")
     assert found["params"]["train.frame.hidden_size"] == "32"
     assert found["metrics"]["test/frame/acc"] >= 0.9
     assert found["epochs"] >= 5

@@ -280,7 +280,7 @@ def test_that_a_video_gives_no_features_is_kept_with_the_reason(store: FeatureSt
     assert store.entries() == [SHA, OTHER]
     assert store.rejection(SHA) == "only one picture"
     assert store.rejection(OTHER) == ""
-    for ask in (store.read, store.damage):
+    for ask in (store.read, store.times, store.read_with_damage):
         with pytest.raises(RejectedVideo, match=r"^only one picture$"):
             ask(SHA)
     with pytest.raises(StoreError, match="no stored features"):

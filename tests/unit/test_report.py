@@ -21,7 +21,7 @@ from pipeline.reporting.report import (
     confident_mistakes,
     render_report,
 )
-from pipeline.reporting.summary import headline_table, statement
+from pipeline.reporting.summary import headline_table, statement, streams_table
 
 HISTORY = pd.DataFrame(
     {"epoch": [1, 2], "train_loss": [1, 0.5], "val_loss": [1, 0.6], "val_score": [0.3, 0.6], "lr": 0.1, "grad_norm": 1}
@@ -345,6 +345,53 @@ def test_several_folds_have_a_ladder_of_their_own(monkeypatch: pytest.MonkeyPatc
     folds = [clip("clip-rgb-fold1-seed0"), clip("clip-rgb-fold2-seed0")]
     assert render_report(report(*folds)).count("all folds together</svg>") == 1
     assert "all folds together</svg>" not in render_report(report())
+
+
+def fused(name: str = "clip-fused-fold1-seed0", **changes: Any) -> Training:
+    alone = {"rgb": control(0.75, 0.15, 0.05, 0.25), "flow": control(0.6, 0.3, 0.2, 0.4)}
+    return replace(clip(name, **alone), stream="fused", model="fusion of both streams", history=None, **changes)
+
+
+def test_a_fusion_is_held_against_each_stream() -> None:
+    assert said(fused()) == (
+        "The fusion of both streams labels 0.90 [0.70, 1.00] of 10 test videos correctly (95 % interval over 5 groups "
+        "of recordings; with so few, intervals are too narrow). RGB alone reaches 0.75 and optical flow alone reaches "
+        "0.60; the gain over the better of these is +0.15 [+0.05, +0.25]."
+    )
+
+
+def test_several_seeds_are_named() -> None:
+    trainings = [replace(clip(f"clip-rgb-fold{f}-seed{s}"), seed=s) for s in (0, 1) for f in (1, 2, 3)]
+    text = statement(trainings, clip().metrics).replace(SPACE, " ")
+    assert "correctly (3 folds together, mean of 2 seeds, 95 % interval over" in text
+    _, rows = headline_table(trainings, clip().metrics)
+    assert [row[0] for row in rows[6:]] == ["mean of the trainings", "all folds together, mean of 2 seeds"]
+
+
+def test_the_streams_stand_in_one_table() -> None:
+    two = {**fused().metrics, "deviation": {"top1": 0.014, "macro_f1": 0.02}}
+    two["test"]["video"] |= {"auc": 0.95, "auc_low": 0.9, "auc_high": 0.99}
+    heads, rows = streams_table("clip", {"rgb": clip().metrics, "fused": two})
+    assert heads == ["stream", "test videos", "groups", "top-1", "macro F1", "AUC", "calibration error"]
+    assert rows == [
+        ["both streams", "10", "5", "0.90 ± 0.01 [0.70, 1.00]", "0.90 ± 0.02", "0.95 [0.90, 0.99]", "0.05"],
+        ["RGB", "10", "5", "0.90 [0.70, 1.00]", "0.90", "–", "0.05"],
+    ]
+
+
+def test_the_page_of_two_streams_and_two_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.reporting.report.to_svg", lambda figure, label: f"<svg>{label}</svg>")
+    second = replace(clip("clip-rgb-fold1-seed1"), seed=1)
+    page = render_report(report(clip(), second, fused(), fused("clip-fused-fold1-seed1", seed=1)))
+    parsed = Page(page)
+    names = [attributes["id"] for _, attributes in parsed.tags if attributes.get("id")]
+    assert names == ["scores", "data", "clip-fused-fold1-seed0", "clip-rgb-fold1-seed0", "provenance"]
+    text = re.sub(r"\s+", " ", "".join(parsed.text))
+    assert text.index("One label per video, both streams") < text.index("One label per video, RGB")
+    assert "all folds together; the mean over 2 seeds ± their standard deviation" in text
+    assert "Grey: each stream alone." in text
+    assert text.count("How it was trained") == 1
+    assert "both streams" not in render_report(report(clip()))
 
 
 def test_a_task_without_pooled_scores_is_refused() -> None:
