@@ -314,3 +314,20 @@ def test_two_files_of_one_recording_are_refused(toy):
     np.savetxt(toy / "features/g0_0.csv", values_of("g0_0"), delimiter=",")
     with pytest.raises(DataError, match=r"'features/g0_0\.npy' and 'features/g0_0\.csv' are both features of one"):
         run_stage("index")
+
+
+def test_a_label_for_each_recording_trains_the_clip_task(toy):
+    card = CARD.replace("{frames: {folder: groundTruth, mapping: mapping.txt, tolerance: 4}}", "{csv: {file: l.csv}}")
+    card = card.replace(
+        "{lists: {style: mstcn, folder: splits, folds: 1, validation: 0.34, seed: 0}}",
+        "{groups: {folds: [{test: [g3], validation: [g2]}]}}",
+    ).replace("background: rest\n", "")
+    define(card, CONFIG.replace("frame: {", "clip: {"))
+    rows = [f"features/{name}.npy,{'up' if name.endswith('0') else 'down'}" for name in RECORDINGS]
+    (toy / "l.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    prepare()
+    run_stage("train", "--task", "clip")
+    run_stage("evaluate", "--task", "clip")
+    run_stage("report")
+    scores = json.loads((ARTIFACTS / "metrics.json").read_text())["clip"]["test"]["video"]
+    assert scores["num_videos"] == 2

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, WeightsError
-from pipeline.features.backbones import load_backbone, read_backbone, save_backbone
+from pipeline.features.backbones import GIVEN, given_features, load_backbone, read_backbone, save_backbone
 from pipeline.features.frozen import FrozenBackbone
 from pipeline.features.store import read_arrays, write_arrays
 from pipeline.video.flow import flow_image
@@ -511,3 +511,16 @@ def test_weights_of_a_network_for_flow_are_not_averaged_again(tmp_path: Path) ->
     assert read_backbone(path).is_flow
     torch.testing.assert_close(read_backbone(path).mean, backbone.mean)
     assert load_backbone(NAME, str(path), 0, is_flow=True).weights_sha256 == backbone.weights_sha256
+
+
+def test_what_stands_for_ready_made_features_comes_back_and_tells_sets_apart(tmp_path: Path) -> None:
+    made = given_features(2048, 29.97, feature_first=True)
+    save_backbone(made, tmp_path / "given.safetensors")
+    found = read_backbone(tmp_path / "given.safetensors")
+    assert (found.name, found.feature_size, found.weights_sha256) == (GIVEN, 2048, made.weights_sha256)
+    assert float(found.arrays()["fps"]) == 29.97
+    assert bool(found.arrays()["feature_first"])
+    others = [given_features(2048, 30.0, True), given_features(2048, 29.97, False), given_features(64, 29.97, True)]
+    assert len({made.weights_sha256, *(other.weights_sha256 for other in others)}) == 4
+    with pytest.raises(WeightsError, match="no CNN to look at pictures with"):
+        found(torch.zeros(1, 3, 8, 8))

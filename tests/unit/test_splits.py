@@ -9,6 +9,7 @@ from pipeline.data.splits import (
     find_leaks,
     kfold,
     read_hmdb51_lists,
+    read_mstcn_bundles,
     read_ucf101_lists,
     table,
     with_validation,
@@ -163,3 +164,14 @@ def test_the_table_is_in_order():
         Split("b", 2, "val"),
         Split("a", 2, "test"),
     ]
+
+
+def test_bundles_of_ms_tcn(tmp_path):
+    (tmp_path / "train.split2.bundle").write_text("S1_Tea_C1.txt\n\nsub/S2.Tea.txt\r\n")
+    (tmp_path / "test.split2.bundle").write_text("S3_Tea_C1.txt")  # MS-TCN's own reader would lose it
+    assert read_mstcn_bundles(tmp_path, 2) == {"S1_Tea_C1": "train", "sub/S2.Tea": "train", "S3_Tea_C1": "test"}
+    with pytest.raises(DataError, match=r"train\.split1\.bundle: the list cannot be read"):
+        read_mstcn_bundles(tmp_path, 1)
+    (tmp_path / "test.split2.bundle").write_text("S1_Tea_C1.txt\n")
+    with pytest.raises(DataError, match=r"test\.split2\.bundle, row 1: 'S1_Tea_C1' is listed already, for train"):
+        read_mstcn_bundles(tmp_path, 2)

@@ -47,3 +47,12 @@ def test_clips_cover_every_step_when_the_stride_is_not_longer_than_a_clip(num_st
 def test_refusals_name_the_value():
     with pytest.raises(ValueError, match=r"view\.short_side is 97; expected an even number"):
         View(10, 97, 96)
+
+
+def test_a_view_of_features_has_no_pictures():
+    view = View(15.0, 0, 0)
+    assert not view.has_pictures
+    assert VIEW.has_pictures
+    assert view.key != View(7.5, 0, 0).key
+    with pytest.raises(ValueError, match=r"view\.short_side and view\.crop are 0, .*no crops, no flow"):
+        View(15.0, 0, 0, flow="dis")
