@@ -12,7 +12,7 @@ from pipeline.data.cards import Dataset
 from pipeline.errors import DataError
 from pipeline.evaluation.pooling import Tables, pool_clip, pool_frame
 from pipeline.files import write_table, write_text
-from pipeline.stages.layout import StageOptions
+from pipeline.stages.layout import Scored, StageOptions
 from pipeline.stages.samples import opposites, task_classes, without_nan
 
 TEXT = {name: str for name in ("control", "video_id", "group", "label", "predicted")}
@@ -26,12 +26,12 @@ def read_answers(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: no such file; run `lrcn select` again, then `dvc repro`") from None
 
 
-def pooled(options: StageOptions, dataset: Dataset, task: str, tables: Tables) -> dict[str, Any]:
-    """Scores of a task over folds and seeds."""
+def pooled(options: StageOptions, dataset: Dataset, task: str, stream: Scored, tables: Tables) -> dict[str, Any]:
+    """Scores of a task and stream over folds and seeds."""
     classes = task_classes(dataset, task)
     settings = {"samples": options.experiment.evaluate.bootstrap_samples, "seed": options.experiment.seed}
     if task == "clip":
-        return pool_clip(tables, classes, opposites(dataset), **settings)
+        return pool_clip(tables, classes, opposites(dataset, stream), **settings)
     return pool_frame(tables, classes, 0 if dataset.card.background is not None else None, **settings)
 
 

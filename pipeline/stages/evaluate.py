@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         stacked, labels = np.stack(probs), np.array([sample.labels[0] for sample in test])
         ladder: Mapping[str, Any] = clip_controls(*sides, model.predict_features, num_classes, seed)
         runs = [Answers(stacked, ladder)]
-        scores = clip_scores(runs, labels, groups, opposites(dataset), samples=samples, seed=seed)
+        scores = clip_scores(runs, labels, groups, opposites(dataset, options.stream), samples=samples, seed=seed)
     else:
         background = 0 if model.spec.background is not None else None
         ladder = frame_controls(*sides, model.predict_features, num_classes, seed)

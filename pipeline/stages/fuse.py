@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         weight = flow.weight
     probs = test.fused(weight)
     predictions, controls = test.table(probs), test.controls()
-    scores = pooled(options, dataset, task, {options.seed: [(predictions, controls)]})
+    scores = pooled(options, dataset, task, "fused", {options.seed: [(predictions, controls)]})
     scores = {name: scores[name] for name in ("test", "controls")}
     scores["fusion"] = {
         "flow_weight": weight,

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             seed: [read_tables(layout, training_name(task, stream, fold, seed)) for fold in experiment.folds]
             for seed in experiment.seeds
         }
-        scores.setdefault(task, {})[stream] = pooled(options, dataset, task, tables)
+        scores.setdefault(task, {})[stream] = pooled(options, dataset, task, stream, tables)
         trainings += [
             training_of(options, dataset, (task, stream, fold, seed), predictions, videos, frames)
             for seed, folds in tables.items()

@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not (folder / "metrics.json").is_file():
             raise DataError(f"{folder}: no metrics.json; expected the folder of an experiment that `dvc repro` built")
         for task, streams in json.loads((folder / "metrics.json").read_text(encoding="utf-8")).items():
+            if "test" in streams:
+                raise DataError(f"{folder}/metrics.json: written before there were streams; run `dvc repro` again")
             for stream, scores in streams.items():
                 of = "" if list(streams) == ["rgb"] else f", {STREAMS[stream]}"
                 print("\n".join(lines(f"{printable(folder.name)}, {task} task{of}", task, scores)))

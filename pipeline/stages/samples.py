@@ -13,7 +13,7 @@ from pipeline.data.tables import Side, Video, read_csv, read_segments, read_spli
 from pipeline.discovery import printable
 from pipeline.errors import DataError, RejectedVideo
 from pipeline.features.store import FeatureStore, VideoFeatures
-from pipeline.stages.layout import Layout
+from pipeline.stages.layout import Layout, Scored
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,13 @@ def read_samples(
     return samples
 
 
-def opposites(dataset: Dataset) -> dict[int, int]:
-    """Class index of the class that each class is when played backwards."""
+def opposites(dataset: Dataset, stream: Scored) -> dict[int, int]:
+    """Class index of the class that each class is when played backwards.
+
+    Empty for flow: its pictures in reverse order still show motion forwards, which is not the video played backwards.
+    """
+    if stream != "rgb":
+        return {}
     pairs = [(dataset.classes.index(a), dataset.classes.index(b)) for a, b in dataset.card.opposites]
     return {one: other for a, b in pairs for one, other in ((a, b), (b, a))}
 

@@ -217,6 +217,9 @@ def test_results_prints_the_ladder(toy, capsys):
     assert "played backwards, a video that was right gets the opposite action in 1.00 of the cases" in printed
     assert "toy, frame task" in printed
     assert cli.main(["results", "nowhere"]) == 2
+    Path("artifacts/toy/metrics.json").write_text('{"clip": {"test": {}}}')
+    assert cli.main(["results", "artifacts/toy"]) == 2
+    assert "written before there were streams; run `dvc repro` again" in capsys.readouterr().err
 
 
 def test_rejections_carry_no_path_twice(folder, bad_files):

@@ -151,6 +151,7 @@ def test_scores_are_means_over_the_seeds(streams, capsys):
     assert {task: list(streams) for task, streams in found.items()} == {
         task: ["rgb", "flow", "fused"] for task in ("clip", "frame")
     }
+    assert [stream for stream, own in found["clip"].items() if "reversed_opposite" in own] == ["rgb"]
     for stream, own in found["clip"].items():
         each = [scores(f"clip-{stream}-fold1-seed{seed}")["test"]["video"] for seed in (0, 1)]
         for name in ("top1", "auc"):
