@@ -4,6 +4,7 @@ T timesteps, D numbers each. Nothing in a file is run: no pickle is read.
 """
 
 import csv
+import itertools
 import math
 import os
 from collections import Counter
@@ -198,6 +199,11 @@ def read_csv_features(path: Path, label_column: str | None) -> tuple[NDArray[np.
     if not rows or len(rows[0]) == 0:
         raise RejectedVideo("holds no features; expected a row of numbers for each timestep")
     return np.stack(rows), labels
+
+
+def has_column(path: Path, name: str) -> bool:
+    """Whether the first row of a CSV file holds this name; raises RejectedVideo when it cannot be read."""
+    return any(name in cells for _, cells in itertools.islice(_csv_rows(path), 1))
 
 
 def steps_on_grid(num_steps: int, source_fps: float, fps: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

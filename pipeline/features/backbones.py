@@ -117,19 +117,24 @@ class Backbone(nn.Module):
 class _Given(nn.Module):
     """No network: what takes a backbone's place before ready-made features. Its "weights" are what they are."""
 
-    def __init__(self, feature_size: int, fps: float, feature_first: bool) -> None:
+    def __init__(self, feature_size: int, fps: float, feature_first: bool, label_column: str) -> None:
         super().__init__()
         self.register_buffer("feature_size", torch.tensor(feature_size))
         self.register_buffer("fps", torch.tensor(fps, dtype=torch.float64))
         self.register_buffer("feature_first", torch.tensor(feature_first))
+        self.register_buffer("label_column", torch.tensor(list(label_column.encode()), dtype=torch.uint8))
 
     def forward(self, frames: Tensor) -> Tensor:
         raise WeightsError(NO_PICTURES)
 
 
-def given_features(feature_size: int, fps: float, feature_first: bool) -> Backbone:
-    """Stands for the maker of ready-made features: their number, their rate, and the order of axes of their files."""
-    return Backbone(GIVEN, _Given(feature_size, fps, feature_first), feature_size, [0.0] * 3, [1.0] * 3, 0).eval()
+def given_features(feature_size: int, fps: float, feature_first: bool, label_column: str = "") -> Backbone:
+    """Stands for the maker of ready-made features: their number and rate, and how their files are to be read.
+
+    feature_first: `.npy` files are (D, T). label_column: of CSV files, which is no feature; "" when there is none.
+    """
+    facts = _Given(feature_size, fps, feature_first, label_column)
+    return Backbone(GIVEN, facts, feature_size, [0.0] * 3, [1.0] * 3, 0).eval()
 
 
 def load_backbone(
@@ -198,7 +203,8 @@ def read_backbone(path: Path) -> Backbone:
         )
     if metadata["name"] == GIVEN:
         feature_size, fps, feature_first = (state[name].item() for name in ("feature_size", "fps", "feature_first"))
-        return given_features(int(feature_size), float(fps), bool(feature_first))
+        column = bytes(state["label_column"].tolist()).decode()
+        return given_features(int(feature_size), float(fps), bool(feature_first), column)
     size = metadata.get("feature_size", "0")
     if not size.isdecimal():
         raise WeightsError(f"{path}: {size!r} features stated in its header, expected a number; run finetune again")

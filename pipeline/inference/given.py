@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.data.featurefiles import SUFFIXES, read_features, steps_on_grid
+from pipeline.data.featurefiles import SUFFIXES, has_column, read_features, steps_on_grid
 from pipeline.errors import RejectedVideo
 from pipeline.features.backbones import NO_PICTURES, Backbone
 from pipeline.features.store import VideoFeatures
@@ -17,7 +17,11 @@ def read_given(path: Path, backbone: Backbone, fps: float) -> VideoFeatures:
     if path.suffix.lower() not in SUFFIXES:
         raise RejectedVideo(f"{NO_PICTURES}; expected files of features, {' or '.join(SUFFIXES)}")
     layout = "feature_first" if facts["feature_first"] else "time_first"
-    values = read_features(path, "csv" if path.suffix.lower() == ".csv" else f"npy {layout}")
+    if path.suffix.lower() == ".csv":
+        labels = bytes(facts["label_column"]).decode()  # files to predict for may have none
+        values = read_features(path, "csv", labels if labels and has_column(path, labels) else None)
+    else:
+        values = read_features(path, f"npy {layout}")
     if values.shape[1] != backbone.feature_size:
         raise RejectedVideo(
             f"{values.shape[1]} numbers a timestep ({layout.replace('_', ' ')}); "

@@ -13,11 +13,13 @@ from pipeline.view import features_key
 
 def describe_features(options: StageOptions) -> Backbone:
     """In place of a CNN: what the features are, as the table of videos states it."""
-    features = dataset_of(options.experiment).card.features
+    card = dataset_of(options.experiment).card
+    features, frames = card.features, card.labels.frames
     videos = usable_videos(options)
     if features is None or not videos:
         raise DataError(f"{options.layout.videos}: no usable feature file; run the index stage again")
-    return given_features(videos[0].width, features.fps, any(video.codec.endswith("feature_first") for video in videos))
+    feature_first = any(video.codec.endswith("feature_first") for video in videos)
+    return given_features(videos[0].width, features.fps, feature_first, (frames.column if frames else None) or "")
 
 
 def import_all(options: StageOptions) -> None:

@@ -95,8 +95,14 @@ def prepare() -> None:
         run_stage(stage)
 
 
+def model_folder() -> Path:
+    (found,) = (ARTIFACTS / "trainings").glob("*/model")
+    return found
+
+
 def samples(split: str):
-    store = FeatureStore(ARTIFACTS / "features/shared", None)
+    (folder,) = (ARTIFACTS / "features").iterdir()
+    store = FeatureStore(folder, None)
     return read_samples(Layout("toy"), store, read_dataset("datasets/toy"), task="frame", fold=1, split=split)
 
 
@@ -208,7 +214,7 @@ def test_a_file_exchanged_after_index_is_not_used(toy, capsys):
 def test_mean_and_deviation_come_from_the_training_part_alone(toy):
     prepare()
     run_stage("train", "--task", "frame")
-    before = load_model(ARTIFACTS / "trainings/frame-fold1/model").network
+    before = load_model(model_folder()).network
     steps = np.concatenate([sample.features.values for sample in samples("train")])
     np.testing.assert_allclose(before.feature_mean.numpy(), steps.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(before.feature_std.numpy(), steps.std(axis=0, ddof=1), rtol=1e-5)
@@ -217,7 +223,7 @@ def test_mean_and_deviation_come_from_the_training_part_alone(toy):
         np.save(toy / "features" / f"{name}.npy", 1000 * values_of(name).T)
     prepare()
     run_stage("train", "--task", "frame")
-    after = load_model(ARTIFACTS / "trainings/frame-fold1/model").network
+    after = load_model(model_folder()).network
     for name, tensor in before.state_dict().items():
         assert (tensor == after.state_dict()[name]).all(), name
 
@@ -232,7 +238,7 @@ def test_all_stages_and_prediction_from_files(toy, capsys):
     assert scores["background_class"] == 0
     assert "none: the features came ready-made" in (ARTIFACTS / "report.html").read_text()
 
-    model = str(ARTIFACTS / "trainings/frame-fold1/model")
+    model = str(model_folder())
     (toy / "video.mp4").write_bytes(b"any video")
     np.save(toy / "other.npy", np.zeros((4, 20), np.float32))
     np.savetxt(toy / "g3_0.csv", values_of("g3_0"), delimiter=",", fmt="%.9g")
@@ -270,6 +276,14 @@ def test_a_plain_folder_of_csv_files_with_a_label_column(toy):
         np.testing.assert_array_equal(sample.features.values, values_of(name)[::3])
         assert [NAMES[label] for label in sample.labels] == labels_of(name)[::3]
     assert {segment.label for segment in read_segments(ARTIFACTS / "segments.csv")} == {"up", "down"}
+    run_stage("train", "--task", "frame")
+    np.savetxt("bare.csv", values_of("g3_0"), delimiter=",", fmt="%.9g")
+    assert (
+        main(["predict", str(toy / "g3_0.csv"), "bare.csv", "--model", str(model_folder()), "--out", "predictions"])
+        == 0
+    )
+    with Path("predictions/results.csv").open() as file:
+        assert len({row["score"] for row in csv.DictReader(file)}) == 1
 
 
 @pytest.mark.parametrize(

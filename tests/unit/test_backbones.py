@@ -514,13 +514,14 @@ def test_weights_of_a_network_for_flow_are_not_averaged_again(tmp_path: Path) ->
 
 
 def test_what_stands_for_ready_made_features_comes_back_and_tells_sets_apart(tmp_path: Path) -> None:
-    made = given_features(2048, 29.97, feature_first=True)
+    made = given_features(2048, 29.97, feature_first=True, label_column="étiquette")
     save_backbone(made, tmp_path / "given.safetensors")
     found = read_backbone(tmp_path / "given.safetensors")
     assert (found.name, found.feature_size, found.weights_sha256) == (GIVEN, 2048, made.weights_sha256)
     assert float(found.arrays()["fps"]) == 29.97
     assert bool(found.arrays()["feature_first"])
-    others = [given_features(2048, 30.0, True), given_features(2048, 29.97, False), given_features(64, 29.97, True)]
-    assert len({made.weights_sha256, *(other.weights_sha256 for other in others)}) == 4
+    assert bytes(found.arrays()["label_column"]).decode() == "étiquette"
+    others = [(2048, 30.0, True), (2048, 29.97, False), (64, 29.97, True), (2048, 29.97, True)]
+    assert len({made.weights_sha256, *(given_features(*other).weights_sha256 for other in others)}) == 5
     with pytest.raises(WeightsError, match="no CNN to look at pictures with"):
         found(torch.zeros(1, 3, 8, 8))
