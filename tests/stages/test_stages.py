@@ -3,7 +3,10 @@
 import csv
 import itertools
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from pipeline.models.modelfolder import load_model
 from pipeline.stages.layout import Layout
 from pipeline.stages.samples import read_samples
 from pipeline.video.reader import VideoReader
-from tests.conftest import run_stage, write_toy_video
+from tests.conftest import ROOT, run_stage, write_toy_video
 
 ARTIFACTS = Path("artifacts/toy")
 
@@ -255,6 +258,31 @@ def test_end_to_end_training_follows_and_goes_on_where_it_was_cut_off(toy, monke
     assert {path.name for path in folder.iterdir()} == names
     assert read_backbone(folder / "backbone.safetensors").weights_sha256 == weights
     assert rows(folder / "history.csv") == history
+
+
+@pytest.mark.slow
+def test_torchrun_spreads_end_to_end_training_and_one_process_writes(toy):
+    config = Path("configs/toy.yaml")
+    # Slowly, since this CNN's random weights blow rounding up: tests/unit/test_endtoend.py compares weights.
+    settings = END_TO_END.replace("dropout: 0.1", "dropout: 0.0").replace(
+        "backbone_lr: 0.0003", "backbone_lr: 0.000001"
+    )
+    config.write_text(config.read_text().replace("finetune: null\n", settings))
+    run_stage("finetune")
+    folder = ARTIFACTS / "backbone/fold1"
+    alone = rows(folder / "history.csv")
+    shutil.rmtree(folder)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*torchrun, "-m", "pipeline.cli", "finetune", "--config", "configs/toy.yaml"],
+        env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("fine-tuned for 4 epochs") == 1
+    assert {path.name for path in folder.iterdir()} == {"backbone.safetensors", "backbone.json", "history.csv"}
+    for one, two in zip(alone, rows(folder / "history.csv"), strict=True):
+        assert float(two["val_loss"]) == pytest.approx(float(one["val_loss"]), abs=0.005)
 
 
 @pytest.mark.slow
