@@ -233,7 +233,7 @@ def test_all_stages_and_prediction_from_files(toy, capsys):
     run_stage("train", "--task", "frame")
     run_stage("evaluate", "--task", "frame")
     run_stage("report")
-    scores = json.loads((ARTIFACTS / "metrics.json").read_text())["frame"]["test"]["frame"]
+    scores = json.loads((ARTIFACTS / "metrics.json").read_text())["frame"]["rgb"]["test"]["frame"]
     assert scores["num_frames"] == sum(len(labels_of(name)[::3]) for name in RECORDINGS[6:])
     assert scores["background_class"] == 0
     assert "none: the features came ready-made" in (ARTIFACTS / "report.html").read_text()
@@ -343,5 +343,5 @@ def test_a_label_for_each_recording_trains_the_clip_task(toy):
     run_stage("train", "--task", "clip")
     run_stage("evaluate", "--task", "clip")
     run_stage("report")
-    scores = json.loads((ARTIFACTS / "metrics.json").read_text())["clip"]["test"]["video"]
+    scores = json.loads((ARTIFACTS / "metrics.json").read_text())["clip"]["rgb"]["test"]["video"]
     assert scores["num_videos"] == 2
