@@ -4,12 +4,14 @@ then, where that has an `end_to_end` section, together with an LSTM on windows o
 """
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from pipeline.data.cards import Dataset
 from pipeline.data.labels import class_index
@@ -108,6 +110,7 @@ def trained(options: StageOptions, backbone: Backbone, world: World) -> list[dic
             is_flow=bool(view.flow),
             seed=experiment.seed,
             device=world.device,
+            progress=_bar("single frames", settings.epochs, world),
         )
         if settings.end_to_end and world.is_main:
             save_checkpoint(frames_file, identity, {"backbone": backbone}, values={"history": single})
@@ -126,9 +129,23 @@ def trained(options: StageOptions, backbone: Backbone, world: World) -> list[dic
             checkpoint=windows_file,
             mirror=partial(mirror, is_flow=bool(view.flow)),
             identity={name: identity[name] for name in ("view", "data")},
+            progress=_bar("end to end", settings.end_to_end.epochs, world),
         )
         rows += [{"phase": "windows", **row, "epoch": len(single) + row["epoch"]} for row in windows]
     return rows
+
+
+def _bar(name: str, epochs: int, world: World) -> Callable[[dict[str, float]], None]:
+    """What each epoch's row is handed to: a progress bar on the main process's terminal."""
+    bar = tqdm(total=epochs, desc=name, unit="epoch", disable=not (world.is_main and sys.stderr.isatty()))
+
+    def advance(row: dict[str, float]) -> None:
+        bar.set_postfix({key: f"{row[key]:.3f}" for key in ("val_loss", "val_video_accuracy") if key in row})
+        bar.update(int(row["epoch"]) - bar.n)  # a resumed training begins further on
+        if row["epoch"] == epochs:
+            bar.close()
+
+    return advance
 
 
 def labelled_frames(options: StageOptions, dataset: Dataset, split: Side, count: int) -> list[TrainVideo]:
