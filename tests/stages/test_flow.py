@@ -71,10 +71,10 @@ def test_flow_tells_left_from_right_and_predict_answers_as_the_stages_do(toy: Pa
         run_stage(stage)
     run_stage("train", "--task", "clip")
     run_stage("evaluate", "--task", "clip")
-    found = rows(ARTIFACTS / "evaluations/clip-fold1/predictions.csv")
+    found = rows(ARTIFACTS / "evaluations/clip-rgb-fold1-seed0/predictions.csv")
     assert len(found) == 8
     assert all(row["label"] == row["predicted"] for row in found)
-    folder = ARTIFACTS / "trainings/clip-fold1/model"
+    folder = ARTIFACTS / "trainings/clip-rgb-fold1-seed0/model"
     model = load_model(folder)
     assert model.spec.view == view
     store = FeatureStore(ARTIFACTS / "features/shared", model.spec.features_key)
@@ -117,7 +117,7 @@ def test_a_video_of_one_picture_is_listed_and_left_out_of_training(
     run_stage("train", "--task", "clip")
     assert "train: 1 video(s) give no features" in capsys.readouterr().out
 
-    folder = ARTIFACTS / "trainings/clip-fold1/model"
+    folder = ARTIFACTS / "trainings/clip-rgb-fold1-seed0/model"
     assert predict_command.main(["media/toy/left/still.mp4", "--model", str(folder), "--out", "out"]) == 1
     [row] = rows(Path("out/results.csv"))
     assert (row["status"], row["reason"]) == ("rejected", NO_FLOW)

@@ -251,11 +251,15 @@ def test_end_to_end_training_follows_and_goes_on_where_it_was_cut_off(toy, monke
     monkeypatch.setattr(endtoend, "save_checkpoint", save_and_cut)
     with pytest.raises(KeyboardInterrupt):
         run_stage("finetune")
-    assert {path.name for path in folder.iterdir()} == set(stage.CHECKPOINTS)
+    checkpoints = ARTIFACTS / "checkpoints"
+    assert {path.name for path in checkpoints.iterdir()} == {
+        "finetune-fold1-frames.safetensors", "finetune-fold1-windows.safetensors"
+    }  # fmt: skip
     monkeypatch.setattr(endtoend, "save_checkpoint", save)
     monkeypatch.setattr(stage, "finetune", cut)  # single frames are not trained on again
     run_stage("finetune")
     assert {path.name for path in folder.iterdir()} == names
+    assert not list(checkpoints.iterdir())
     assert read_backbone(folder / "backbone.safetensors").weights_sha256 == weights
     assert rows(folder / "history.csv") == history
 
