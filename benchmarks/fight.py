@@ -7,6 +7,7 @@ Without arguments it looks for ../shared/data beside the repository, and ends wi
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,8 +34,7 @@ def main() -> None:
         (root / "media").mkdir()
         (root / "media/fight").symlink_to(media)
         config = root / "configs/fight.yaml"
-        lines = config.read_text().splitlines()
-        config.write_text("\n".join(f"  weights: {weights}" if "weights:" in line else line for line in lines) + "\n")
+        config.write_text(re.sub(r"(?m)^( *weights:).*$", rf"\1 {weights}", config.read_text()))
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
         def run(*command: str) -> float:

@@ -31,7 +31,10 @@ COMMANDS = {
     "results": ("pipeline.stages.results", "print the scores of an experiment"),
     "index": ("pipeline.stages.index", "stage: media folder and card to tables of videos, segments and splits"),
     "decode": ("pipeline.stages.decode", "stage: each video once into the lossless frame store"),
-    "finetune": ("pipeline.stages.finetune", "stage: the backbone's weights, fine-tuned on single frames if asked for"),
+    "finetune": (
+        "pipeline.stages.finetune",
+        "stage: the backbone's weights, trained on frames and end to end if asked for",
+    ),
     "train": ("pipeline.stages.train", "stage: a recurrent network for one task, stream, fold and seed"),
     "evaluate": ("pipeline.stages.evaluate", "stage: its scores on the test split, with controls and intervals"),
     "fuse": ("pipeline.stages.fuse", "stage: the scores of the RGB and the flow stream together"),

@@ -78,10 +78,11 @@ class Train(_Section):
     """A recurrent network and its training.
 
     head: how a clip's timesteps become one answer (`pipeline/models/recurrent.py`); the frame task answers at each.
-    smoothing: weight of the frame task's smoothing loss. schedule: of the learning rate; `step` divides it by 10 every
-    `step_epochs`. balance: rare classes count more in the loss, or are drawn more often. chunk_frames: truncated
-    back-propagation of the frame task, 0 = whole recordings. patience: epochs without a better validation loss.
-    memory_steps: timesteps over which gates remember before anything is learned, 0 = PyTorch's own weights.
+    smoothing: weight of the frame task's smoothing loss. warm_up: share of the steps in which the learning rate rises;
+    then it follows `schedule`, of which `step` divides it by 10 every `step_epochs`. balance: rare classes count more
+    in the loss, or are drawn more often. chunk_frames: truncated back-propagation of the frame task, 0 = whole recordings.
+    patience: epochs without a better validation loss. memory_steps: timesteps over which gates remember before anything
+    is learned, 0 = PyTorch's own weights.
     """
 
     cell: Literal["lstm", "gru", "rnn"] = "lstm"
@@ -98,6 +99,7 @@ class Train(_Section):
     batch_size: Positive = 24
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 0.001
+    warm_up: Fraction = 0.05
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     step_epochs: Positive = 10
     weight_decay: Annotated[float, Field(ge=0)] = 0.005
@@ -113,6 +115,21 @@ class TrainByTask(_Section):
 
     clip: Train | None = None
     frame: Train | None = None
+
+    @model_validator(mode="after")
+    def _of_its_task(self) -> "TrainByTask":
+        if self.clip is not None and (self.clip.chunk_frames or self.clip.smoothing):
+            raise ValueError("train.clip: chunk_frames and smoothing are the frame task's; expected 0")
+        if self.frame is not None and self.frame.head != "mean":
+            raise ValueError(
+                f"train.frame.head is {self.frame.head!r}; the frame task answers at each step: leave it out"
+            )
+        if self.frame is not None and self.frame.chunk_frames and self.frame.bidirectional:
+            raise ValueError(
+                "train.frame: chunk_frames carries a state on, which a bidirectional network has not: "
+                "set chunk_frames to 0 or bidirectional to false"
+            )
+        return self
 
 
 class Flow(_Section):
@@ -178,6 +195,10 @@ class Experiment(_Section):
             raise ValueError(
                 "backbone is empty, as for a data set of ready-made features: "
                 "expected view.short_side: 0, view.crop: 0, finetune: null and flow: null"
+            )
+        if self.view.flow:
+            raise ValueError(
+                f"view.flow is {self.view.flow!r}; expected it in flow.method: the flow stream has a section of its own"
             )
         if self.backbone is not None and not self.view.has_pictures:
             raise ValueError(

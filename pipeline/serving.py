@@ -26,7 +26,8 @@ class RecognizerModel(PythonModel):
 
         Args:
             context: unused; MLflow hands it over.
-            model_input: (B, T, D) float32, a row per timestep of the model's view.
+            model_input: (B, T, D) float32, a row per timestep of the model's view; (B, T, crops, D) where the view has
+                several crops, over which the probabilities are averaged.
             params: unused; MLflow hands it over.
 
         Returns:

@@ -200,14 +200,15 @@ class Run:
         feature_size: int,
         num_classes: int,
         per_step: bool,
+        num_crops: int = 1,
         epoch: int = 0,
         name: str = "model",
         registered_name: str | None = None,
     ) -> str | None:
         """A model folder as an MLflow model: no pickle, any number of timesteps; its URI, None when tracking is off.
 
-        It takes (B, T, D) float32 features and gives (B, K) class probabilities, or (B, T, K) with `per_step`. It loads
-        wherever this package is installed. The metrics of `epoch` (the one whose weights were kept) and the run's
+        It takes (B, T, D) float32 features, or (B, T, crops, D) where `num_crops` (the view's) is above 1, and gives
+        (B, K) class probabilities, or (B, T, K) with `per_step`. It loads wherever this package is installed. The metrics of `epoch` (the one whose weights were kept) and the run's
         parameters stand beside it. `registered_name` adds a version to the model registry.
         """
         uris: list[str] = []
@@ -228,7 +229,7 @@ class Run:
                     registered_model_name=registered_name,
                     python_model=str(Path(__file__).with_name("serving.py")),
                     artifacts={"model": str(folder.absolute())},
-                    signature=_signature(feature_size, num_classes, per_step),
+                    signature=_signature(feature_size, num_classes, per_step, num_crops),
                     pip_requirements=[f"{package}=={_version(package)}" for package in PACKAGES],
                     metadata={"package": f"lrcn-pipeline {_version('lrcn-pipeline')}"},
                 )
@@ -375,15 +376,16 @@ def _chunks(items: Mapping[str, Any], size: int) -> Iterator[dict[str, Any]]:
         yield {key: items[key] for key in keys[first : first + size]}
 
 
-def _signature(feature_size: int, num_classes: int, per_step: bool) -> Any:
+def _signature(feature_size: int, num_classes: int, per_step: bool, num_crops: int) -> Any:
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     # By hand: an inferred one fixes the number of timesteps to the example's.
+    inputs = (-1, -1, num_crops, feature_size) if num_crops > 1 else (-1, -1, feature_size)
     outputs = (-1, -1, num_classes) if per_step else (-1, num_classes)
     return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("float32"), (-1, -1, feature_size))]),
+        inputs=Schema([TensorSpec(np.dtype("float32"), inputs)]),
         outputs=Schema([TensorSpec(np.dtype("float32"), outputs)]),
     )
 

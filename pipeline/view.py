@@ -8,6 +8,7 @@ from typing import Literal
 # Raised when the code changes what the same numbers mean, so that nothing made before is taken for current.
 FRAMES_FORMAT = 2
 FEATURES_FORMAT = 2
+FLOW_FORMAT = 1  # of flow images: pipeline/video/flow.py
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def features_key(view: View, backbone: str, weights_sha256: str) -> str:
             "frames": view.frames_key,
             "crop": view.crop,
             "crops": view.crops,
-            "flow": view.flow,
+            "flow": f"{view.flow} {FLOW_FORMAT}" if view.flow else "",
             "backbone": backbone,
             "weights": weights_sha256,
         }

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.data.scan import OWN_TABLE
 from pipeline.data.splits import Fold, Leak
 from pipeline.data.tables import SIDES, Segment, Side, Video
 from pipeline.errors import DataError
@@ -77,11 +78,13 @@ def build_audit(
     joined_groups: Sequence[Sequence[str]],
     expected: Sequence[Mapping[Side, int]],
     notes: Sequence[str],
+    what: str,
 ) -> dict[str, Any]:
     """The contents of `audit.json`: plain values that depend on the data alone.
 
     expected: published sizes by fold, `train` counting the validation part. `warnings` holds the lines to be printed:
-    notes, and everything found here that is worth a look and no reason to stop.
+    notes, and everything found here that is worth a look and no reason to stop. what: the word for a file
+    of the media. Files that the card names, such as tables of labels, are counted apart and are nothing to look at.
     """
     usable = [video for video in videos if video.status == "ok"]
     members = set().union(*folds)
@@ -94,11 +97,12 @@ def build_audit(
         for side, count in published.items()
         if count != found[side]
     ]
-    rejected = [video for video in videos if video.status == "rejected"]
+    rejected = [video for video in videos if video.status == "rejected" and video.reason != OWN_TABLE]
+    num_tables = len(videos) - len(usable) - len(rejected)
     unlabelled = [video.video_id for video in usable if not video.label and video.video_id not in members]
     return {
         "dataset": name,
-        "files": {"total": len(videos), "ok": len(usable), "rejected": len(rejected)},
+        "files": {"total": len(videos), "ok": len(usable), "rejected": len(rejected), "tables": num_tables},
         "videos": {
             "in_splits": len(members),
             "labelled": sum(bool(video.label) for video in usable),
@@ -115,7 +119,7 @@ def build_audit(
         "unmet_expectations": unmet,
         "warnings": [
             *notes,
-            *_rejected_lines(rejected, segments),
+            *_rejected_lines(rejected, segments, what),
             *(
                 [f"{len(unlabelled)} video(s) without a label are in no split, {unlabelled[0]!r} first"]
                 if unlabelled
@@ -146,12 +150,12 @@ def describe_leaks(leaks: Sequence[Leak], shown: int = 3) -> str:
     return "; ".join(lines) + more
 
 
-def _rejected_lines(rejected: Sequence[Video], segments: Sequence[Segment]) -> list[str]:
+def _rejected_lines(rejected: Sequence[Video], segments: Sequence[Segment], what: str) -> list[str]:
     annotated = {segment.video_id for segment in segments}
     lost = [video for video in rejected if video.label or video.video_id in annotated]
-    lines = _first(f"{video.video_id!r} has annotations but is no usable video: {video.reason}" for video in lost)
+    lines = _first(f"{video.video_id!r} has annotations but is no usable {what}: {video.reason}" for video in lost)
     if len(rejected) > len(lost):
-        lines.append(f"{len(rejected) - len(lost)} other file(s) of the media folder are no videos; see `rejected`")
+        lines.append(f"{len(rejected) - len(lost)} other file(s) of the media folder are no {what}s; see `rejected`")
     return lines
 
 

@@ -52,7 +52,8 @@ class FrameLabels(_Section):
     """A label for each timestep of ready-made features: exactly one of `folder` and `column`.
 
     folder: text files below the media folder, `folder/NAME.txt` for the recording NAME, a label a line.
-    column: the column of the features' own CSV files that holds the labels; an empty cell is no label.
+    column: the column of the features' own CSV files that holds the labels; an empty cell is the background where
+        the card has one, and else no label.
     mapping: a text file of lines `index name` (MS-TCN's mapping.txt); its names are compared with classes.txt.
     tolerance: timesteps by which labels and features may differ in length; both are then cut to the shorter.
     """

@@ -147,6 +147,17 @@ def read_shape(path: Path, label_column: str | None = None) -> tuple[tuple[int, 
     return (int(shape[0]), int(shape[1])), str(dtype)
 
 
+def bytes_to_read(path: Path) -> int:
+    """Memory that `read_features` takes for a file, from its header or, of text, from its size: about a byte a letter.
+
+    Raises RejectedVideo as `read_shape` does.
+    """
+    if _is_csv(str(path)):
+        return path.stat().st_size
+    shape, kind = read_shape(path)
+    return math.prod(shape) * (np.dtype(kind).itemsize + np.dtype(np.float32).itemsize)
+
+
 def read_features(path: Path, codec: str, label_column: str | None = None) -> NDArray[np.float32]:
     """The numbers of a file, (T, D) float32 and finite; raises RejectedVideo with the reason.
 
@@ -171,7 +182,8 @@ def read_features(path: Path, codec: str, label_column: str | None = None) -> ND
 def read_csv_features(path: Path, label_column: str | None) -> tuple[NDArray[np.float32], list[str]]:
     """Features (T, D) float32 of a CSV file, a row for each timestep, and the labels in `label_column` (else none).
 
-    The first row may name the columns, and must where there is a label column. Raises RejectedVideo with the row.
+    The first row may name the columns, and must where there is a label column. A first row of the numbers 0, 1, 2, ...
+    or 1, 2, ... over two or more columns names them, as pandas does. Raises RejectedVideo with the row.
     """
     rows: list[NDArray[np.float32]] = []
     labels: list[str] = []
@@ -184,7 +196,7 @@ def read_csv_features(path: Path, label_column: str | None) -> tuple[NDArray[np.
                 if label_column not in cells:
                     raise RejectedVideo(f"row {number}: no column {label_column!r}; expected a header that names it")
                 where = cells.index(label_column)
-            if where is not None or not all(_is_number(cell) for cell in cells):
+            if where is not None or _names_columns(cells):
                 continue
         if len(cells) != width:
             raise RejectedVideo(f"row {number}: {len(cells)} value(s), but {width} in the first row; is it cut off?")
@@ -233,6 +245,14 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                     yield lines.line_num, cells
     except (csv.Error, UnicodeDecodeError) as error:
         raise RejectedVideo(f"cannot be read as CSV ({error})") from None
+
+
+def _names_columns(cells: list[str]) -> bool:
+    """Whether a first row is no timestep: it holds text, or counts the columns (of a single one, it may be a value)."""
+    if not all(_is_number(cell) for cell in cells):
+        return True
+    counted = [[str(number) for number in range(first, first + len(cells))] for first in (0, 1)]
+    return len(cells) > 1 and [cell.strip() for cell in cells] in counted
 
 
 def _is_number(text: str) -> bool:

@@ -54,7 +54,8 @@ def index_dataset(dataset: Dataset, media: Path, read_header: ReadHeader, *, wor
     if not usable:
         first = f"; {videos[0].video_id!r}: {videos[0].reason}" if videos else ""
         raise DataError(
-            f"{media}: no usable video among {len(videos)} file(s){first}; see {dataset.folder / 'README.md'}"
+            f"{media}: no usable {media_kind(card)} among {len(videos)} file(s){first}; "
+            f"see {dataset.folder / 'README.md'}"
         )
 
     labels, columns = _labels(dataset, media, videos, usable)
@@ -89,8 +90,14 @@ def index_dataset(dataset: Dataset, media: Path, read_header: ReadHeader, *, wor
         joined_groups=joined,
         expected=[{"train": fold.train, "test": fold.test} for fold in card.splits.expected or []],
         notes=[*label_notes, *notes],
+        what=media_kind(card),
     )
     return Index(videos, segments, splits.table(folds), audit)
+
+
+def media_kind(card: Card) -> str:
+    """What a usable file of a data set is."""
+    return "video" if card.features is None else "feature file"
 
 
 def write_index(index: Index, folder: Path | str) -> None:

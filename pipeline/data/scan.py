@@ -38,6 +38,7 @@ class VideoHeader(Protocol):
     def bit_rate(self) -> int: ...  # noqa: D102
 
 
+OWN_TABLE = "a table of the data set"
 ReadHeader = Callable[[Path], VideoHeader]
 
 
@@ -71,7 +72,7 @@ def _row(media: Path, video_id: str, reason: str, read_header: ReadHeader, table
     if any(part.startswith(".") for part in video_id.split("/")):
         return Video(video_id, sha256, size_bytes, "rejected", "a hidden file, which systems and editors leave behind")
     if any(video_id == table or video_id.startswith(f"{table}/") for table in tables):
-        return Video(video_id, sha256, size_bytes, "rejected", "a table of the data set, not a video")
+        return Video(video_id, sha256, size_bytes, "rejected", OWN_TABLE)
     try:
         header = read_header(path)
     except RejectedVideo as error:

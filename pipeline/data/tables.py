@@ -21,6 +21,7 @@ Side = Literal["train", "val", "test"]
 SIDES: tuple[Side, ...] = get_args(Side)
 
 MAX_PROBLEMS_SHOWN = 20
+CHANGED = "its content is no longer what videos.csv states: run the index stage again"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,11 @@ Row = TypeVar("Row", Video, Segment, Split)
 def read_videos(path: Path | str) -> list[Video]:
     """Rows of `videos.csv` in the file's order; raises DataError naming the file and the row of every problem."""
     return _read(Path(path), Video)
+
+
+def usable_videos(path: Path | str) -> list[Video]:
+    """Rows of `videos.csv` that the index stage could use; raises what `read_videos` raises."""
+    return [video for video in read_videos(path) if video.status == "ok"]
 
 
 def read_segments(path: Path | str) -> list[Segment]:

@@ -54,7 +54,10 @@ class Aligned:
         return pd.concat([self.items, pd.DataFrame(answers), pd.DataFrame(columns)], axis=1)
 
     def controls(self) -> pd.DataFrame:
-        """What each stream answers alone, in the columns of `controls.csv`."""
+        """What each stream answers by itself, in the columns of `controls.csv`.
+
+        Where a stream has no answer the other's stands, so that all are scored on the same items.
+        """
         tables = []
         for name, probs in (("rgb", self.rgb), ("flow", self.flow)):
             table = self.table(probs)

@@ -22,10 +22,12 @@ Predict = Callable[[np.ndarray], np.ndarray]
 class Part:
     """One side of a split: features (T, D) and labels per video, groups (N,), file properties (N, P) with nan.
 
-    labels: a class index per video (clip task) or an array (T,) per video (frame task).
+    features: of the centre crop, where there are ten. labels: a class index per video (clip task) or an array (T,) per
+    video (frame task). shown: what the model is shown, all crops (T, C, D).
     """
 
     features: Sequence[np.ndarray]
+    shown: Sequence[np.ndarray]
     labels: Sequence[int] | Sequence[np.ndarray]
     groups: Sequence[str]
     properties: np.ndarray
@@ -48,7 +50,7 @@ class FrameAnswers:
 
 
 def clip_controls(train: Part, test: Part, predict: Predict, num_classes: int, seed: int) -> dict[str, np.ndarray]:
-    """Class probabilities (N, K) of each control on the test videos; `predict` is the model, (T, D) to (K,)."""
+    """Class probabilities (N, K) of each control on the test videos; `predict` is the model, `shown` to (K,)."""
     labels = np.asarray(train.labels)
     reading = (train.features, labels, test.features, num_classes, seed)
     order = np.random.default_rng([seed, len(test.features)])
@@ -58,8 +60,8 @@ def clip_controls(train: Part, test: Part, predict: Predict, num_classes: int, s
         "single_frame": controls.single_frame(*reading),
         "mean_pool": controls.mean_pool(*reading),
         "mean_and_motion": controls.mean_and_motion(*reading),
-        "shuffled": np.stack([predict(order.permutation(video)) for video in test.features]),
-        "reversed": np.stack([predict(video[::-1]) for video in test.features]),
+        "shuffled": np.stack([predict(order.permutation(video)) for video in test.shown]),
+        "reversed": np.stack([predict(video[::-1]) for video in test.shown]),
     }
 
 
@@ -135,7 +137,7 @@ def frame_controls(
     labels = [np.asarray(video) for video in train.labels]
     rng = np.random.default_rng([seed, len(lengths)])
     shuffled = []
-    for video in test.features:
+    for video in test.shown:
         order = rng.permutation(len(video))
         answers = predict(video[order])
         back = np.empty_like(answers)

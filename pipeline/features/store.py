@@ -66,8 +66,15 @@ class VideoFeatures:
         return 1 if self.values.ndim == 2 else self.values.shape[1]
 
     def crop(self, number: int) -> np.ndarray:
-        """The vectors of one crop, (T, D) float16, a view; 0 is the centre."""
-        return self.values if self.values.ndim == 2 and number == 0 else self.values[:, number]
+        """The vectors of one crop, (T, D) of the dtype of `values`, a view; 0 is the centre.
+
+        Raises ValueError for a crop that is not there.
+        """
+        if not 0 <= number < self.num_crops:
+            raise ValueError(
+                f"crop {number} of features of shape {self.values.shape}; expected 0 to {self.num_crops - 1}"
+            )
+        return self.values if self.values.ndim == 2 else self.values[:, number]
 
 
 class FeatureStore:

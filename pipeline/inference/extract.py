@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.device import choose_device, num_workers
 from pipeline.discovery import printable
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RejectedVideo
 from pipeline.features.backbones import load_backbone
 from pipeline.features.extract import Extractor
 from pipeline.features.store import FeatureStore
@@ -73,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def extract_files(
     inputs: Inputs, decoders: DecoderPool, store: FeatureStore, extractor: Extractor, view: View, out: Path
 ) -> int:
-    """Write features and the table; returns the exit code. Equal files are done once, stored ones not again."""
+    """Write features and the table; returns the exit code. Equal files are done once, stored ones not again.
+
+    A video that gives no features is stored with the reason, unless another try may go better.
+    """
     rows: dict[str, list[object]] = {}
     todo: dict[str, str] = {}
     states: dict[str, str] = {}
@@ -92,10 +95,12 @@ def extract_files(
     progress = Progress("extract", len(todo))
     for sha256, result in progress.over(extractor.run(jobs, progress.add_frames)):
         reader = readers.pop(sha256)
-        if isinstance(result, Exception):
-            failures[sha256] = (status_of(result), str(result))
-        elif file_state(todo[sha256]) != states[sha256]:
+        if file_state(todo[sha256]) != states[sha256]:
             failures[sha256] = ("failed", CHANGED)
+        elif isinstance(result, RejectedVideo) and not result.is_transient:
+            store.write_rejected(sha256, str(result))
+        elif isinstance(result, Exception):
+            failures[sha256] = (status_of(result), str(result))
         else:
             store.write(sha256, result, damage=reader.verdict.reason)
     for row in rows.values():
@@ -103,8 +108,11 @@ def extract_files(
         if sha256 in failures:
             row[1], row[2] = failures[sha256]
         elif sha256:
-            features, damage = store.read_with_damage(sha256)
-            row[1], row[2], row[4] = "damaged" if damage else "ok", damage, len(features.values)
+            try:
+                features, damage = store.read_with_damage(sha256)
+                row[1], row[2], row[4] = "damaged" if damage else "ok", damage, len(features.values)
+            except RejectedVideo as error:
+                row[1], row[2] = "rejected", str(error)
     write_table(out / "videos.csv", COLUMNS, list(rows.values()))
     bad = [row for row in rows.values() if row[1] in ("rejected", "failed")]
     done = f"extract: {len(rows) - len(bad)} of {len(rows)} file(s) have features, {len(todo)} looked at now"

@@ -62,7 +62,9 @@ def predict_into(options: argparse.Namespace, limits: Limits, inputs: Inputs) ->
             model = load_model(options.model, str(choose_device(options.device)))
             progress = Progress("predict", len(todo))
             with DecoderPool(limits) as decoders:
-                answers = predict_files(model, options.model, decoders, todo, options.workers, progress.add_frames)
+                answers = predict_files(
+                    model, options.model, decoders, limits, todo, options.workers, progress.add_frames
+                )
                 for answer in progress.over(answers):
                     if file_state(answer.path) != states[answer.path]:
                         answer = Answer(answer.path, "failed", CHANGED)
@@ -100,6 +102,7 @@ def predict_files(
     model: Model,
     folder: Path,
     decoders: DecoderPool,
+    limits: Limits,
     paths: Sequence[str],
     workers: int,
     progress: Callable[[int], None] = lambda num_frames: None,
@@ -115,9 +118,10 @@ def predict_files(
     if backbone.name == GIVEN:
         for path in paths:
             try:
-                yield answer_for(path, model, read_given(Path(path), backbone, view.fps), "ok", "")
-            except (RejectedVideo, OSError) as error:
-                yield Answer(path, "rejected", str(error))
+                features = read_given(Path(path), backbone, view.fps, limits.memory_bytes)
+                yield answer_for(path, model, features, "ok", "")
+            except Exception as error:  # noqa: BLE001 - one file's failure is its answer, the others go on
+                yield Answer(path, status_of(error), reason_of(error))
         return
     extractor = Extractor(
         backbone, view.crop, device, workers=num_workers(workers), crops=view.crops, flow=view.flow
@@ -127,13 +131,19 @@ def predict_files(
     for path, result in extractor.run(jobs, progress):
         reader = readers.pop(path)
         if isinstance(result, Exception):
-            reason = str(result) if isinstance(result, RejectedVideo) else f"{type(result).__name__}: {result}"
-            yield Answer(path, status_of(result), reason)
+            yield Answer(path, status_of(result), reason_of(result))
         else:
             try:
                 yield answer_for(path, model, result, reader.verdict.status, reader.verdict.reason)
             except Exception as error:  # noqa: BLE001 - one file's failure is its answer, the others go on
-                yield Answer(path, "failed", f"{type(error).__name__}: {error}")
+                yield Answer(path, status_of(error), reason_of(error))
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file has no answer; what nobody foresaw is named by its type too."""
+    if isinstance(error, RejectedVideo):
+        return str(error)
+    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
 
 
 def answer_for(path: str, model: Model, features: VideoFeatures, status: str, reason: str) -> Answer:

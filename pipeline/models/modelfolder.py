@@ -126,11 +126,25 @@ class Model:
     def step_probabilities(self, features: np.ndarray) -> np.ndarray:
         """Class probabilities (T, K) float32 of each timestep, read as one sequence; the mean over the crops."""
         with torch.inference_mode():
-            logits, _ = self.network(self._steps(features))
+            logits = self.network.read(self._steps(features))
         return np.asarray(logits.float().softmax(dim=-1).mean(dim=0).cpu())
 
     def stream(self) -> Stream:
-        """Follow a video as it comes; raises ModelError when the network cannot."""
+        """Follow a video as it comes; the answers are those of reading it whole, to 1e-5.
+
+        Raises ModelError for a model that cannot: a network that needs the end of the video, a clip model that looks at
+        clips of some frames and averages, or one that averages over crops.
+        """
+        view = self.spec.view
+        if self.task == "clip" and view.clip_frames:
+            raise ModelError(
+                f"this model answers for clips of {view.clip_frames} timesteps and averages over them, which is no "
+                "stream; train one with view.clip_frames: 0, or a frame model"
+            )
+        if view.crops > 1:
+            raise ModelError(
+                f"this model averages over {view.crops} crops of a frame; a stream has one: train with view.crops: 1"
+            )
         return Stream(self.network, self.spec.task)
 
     def _clips(self, features: np.ndarray) -> Iterator[tuple[list[int], Steps]]:
@@ -158,7 +172,7 @@ class Model:
             )
         by_crop = features[None] if features.ndim == 2 else features.swapaxes(0, 1)
         device = self.network.feature_mean.device
-        return torch.from_numpy(np.ascontiguousarray(by_crop, dtype=np.float32)).to(device)
+        return torch.from_numpy(np.array(by_crop, dtype=np.float32, order="C")).to(device)
 
 
 def save_model(folder: Path, model: Model, backbone_file: Path) -> None:

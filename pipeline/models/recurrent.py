@@ -16,6 +16,7 @@ Head = Literal["mean", "last", "ramp", "attention"]
 HEADS: tuple[Head, ...] = get_args(Head)
 State = tuple[Tensor, ...]  # h, or h and c; then, with `motion`, the features of the last step
 
+BLOCK_STEPS = 4096  # timesteps read at a time where nothing asks for more
 CELLS: dict[str, type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
@@ -121,14 +122,19 @@ class RecurrentClassifier(nn.Module):
                     bias[:size] = -share
 
     def standardise_by(self, videos: Iterable[Tensor]) -> None:
-        """Take mean and deviation of each input from the training split's videos, (T, D) each.
+        """Take mean and deviation of each input from the training split's videos, (T, D) each, on any device.
 
         An input that hardly varies keeps a floor under its deviation, so that it is not blown up to unit size.
         """
         count, mean, squares = 0, torch.zeros_like(self.feature_mean, dtype=torch.float64), torch.zeros(())
-        for video in videos:
-            steps = self._inputs(video[None], video[None, :1])[0].double().to(mean.device)
-            # Merging counts, means and squared deviations (Chan, Golub & LeVeque 1983): one video in memory at a time.
+        blocks = (
+            self._inputs(video[None, at : at + BLOCK_STEPS].float(), video[None, max(at - 1, 0)][:, None].float())[0]
+            for video in videos
+            for at in range(0, len(video), BLOCK_STEPS)
+        )
+        for block in blocks:
+            steps = block.to(mean.device).double()
+            # Merging counts, means and squared deviations (Chan, Golub & LeVeque 1983): one block in memory at a time.
             own_squares, own_mean = torch.var_mean(steps, dim=0, correction=0)
             difference, total = own_mean - mean, count + len(steps)
             squares = squares + own_squares * len(steps) + difference**2 * (count * len(steps) / total)
@@ -162,6 +168,16 @@ class RecurrentClassifier(nn.Module):
         energies = self.attention(hidden)[..., 0] if self.head == "attention" else None
         weights = step_weights(self.head, lengths.to(hidden.device), hidden.shape[1], energies)
         return Steps(self.classifier(self.output_dropout(hidden)), weights, state)
+
+    def read(self, features: Tensor) -> Tensor:
+        """Logits (B, T, K) of videos of one length; a causal network reads them block by block, in bounded memory."""
+        if self.bidirectional:
+            return self.forward(features)[0]
+        parts, state = [], None
+        for block in torch.split(features, BLOCK_STEPS, dim=1):
+            logits, state = self.forward(block, state=state)
+            parts.append(logits)
+        return torch.cat(parts, dim=1)
 
     def clip_probabilities(self, steps: Steps) -> Tensor:
         """Class probabilities of each clip, (B, K)."""

@@ -37,7 +37,7 @@ class Stream:
         size = self._network.feature_size
         if features.ndim != 2 or features.shape[1] != size or len(features) == 0:
             raise ModelError(f"features of shape {features.shape}; expected (n, {size}) with n of 1 or more")
-        steps = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)).to(device)
+        steps = torch.from_numpy(np.array(features, dtype=np.float32, order="C")).to(device)
         with torch.inference_mode():
             logits, self._state = self._network(steps[None], state=self._state)
             probabilities = logits[0].float().softmax(dim=-1)

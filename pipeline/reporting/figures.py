@@ -23,23 +23,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.reporting.words import CONTROLS
+
 INK = "#1b1d1f"  # a colour nothing else has: `to_svg` makes it `currentColor`
 BLUE, ORANGE, GREY, RED = "#3a7fc4", "#d9822b", "#8a9099", "#cf4446"
 DEEP_BLUE = "#2462a6"
 # Neighbours in the list differ in lightness as well as in hue, for readers who do not see all hues.
 QUALITATIVE = (BLUE, ORANGE, "#2a9d78", "#b85fa0", "#c9a227", "#6f5fc4", "#46b0c9", "#9a6a48", "#7fae3b", "#d3718c")
 WIDTH = 10.0  # inches; the page shows figures at most this wide
-CONTROL_LABELS = {
-    "majority": "the most frequent class",
-    "file_properties": "file properties alone",
-    "single_frame": "a single frame",
-    "mean_pool": "mean of the features",
-    "mean_and_motion": "mean and motion of the features",
-    "shuffled": "the model, frames shuffled",
-    "reversed": "the model, frames reversed",
-    "rgb": "RGB alone",
-    "flow": "optical flow alone",
-}
 _STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: no machine lacks it
     "font.size": 9,
@@ -197,7 +188,7 @@ def ladder_figure(metrics: Mapping[str, Any]) -> Figure:
     ]
     for name, control in metrics["controls"].items():
         color = ORANGE if name in ("shuffled", "reversed") else GREY
-        label = CONTROL_LABELS.get(name, name.replace("_", " "))
+        label = CONTROLS.get(name, name.replace("_", " "))
         rows.append((label, control[key], control.get("low"), control.get("high"), control, color))
     with _style():
         figure = Figure(figsize=(WIDTH, 0.75 + 0.3 * len(rows)), layout="constrained")

@@ -27,7 +27,6 @@ from pipeline.reporting.figures import (
 from pipeline.reporting.summary import (
     COLUMNS,
     LEVELS,
-    STREAMS,
     Mistake,
     Training,
     confident_mistakes,
@@ -35,6 +34,7 @@ from pipeline.reporting.summary import (
     statement,
     streams_table,
 )
+from pipeline.reporting.words import STREAMS
 
 __all__ = ["Mistake", "ReportData", "Training", "confident_mistakes", "render_report"]
 

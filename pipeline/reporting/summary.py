@@ -9,15 +9,8 @@ import pandas as pd
 
 from pipeline.errors import DataError
 from pipeline.reporting.figures import defined, interval_text
+from pipeline.reporting.words import SIMPLER, STREAMS
 
-# What a score is first held against: models that cannot know the order of frames; for a fusion, each stream alone.
-SIMPLER = {
-    "single_frame": "a single frame",
-    "mean_pool": "the mean of the features over time",
-    "rgb": "RGB alone",
-    "flow": "optical flow alone",
-}
-STREAMS = {"fused": "both streams", "rgb": "RGB", "flow": "optical flow"}  # in the order of the page
 FEW_GROUPS = 20  # below it a bootstrap over groups gives intervals that are too narrow
 # Header of a column, key in metrics.json; the first of each task is its headline score.
 COLUMNS = {

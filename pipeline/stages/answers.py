@@ -35,7 +35,7 @@ def pooled(options: StageOptions, dataset: Dataset, task: str, stream: Scored, t
     return pool_frame(tables, classes, 0 if dataset.card.background is not None else None, **settings)
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+def write_records(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows of equal keys as CSV."""
     rows = list(rows)
     write_table(path, list(rows[0]), [list(row.values()) for row in rows])
@@ -49,8 +49,8 @@ def write_scores(
     classes: Sequence[str],
 ) -> None:
     """Write `metrics.json`, `per_class.csv` and `confusion.csv`."""
-    write_rows(folder / "per_class.csv", per_class)
-    write_rows(folder / "confusion.csv", [dict(zip(classes, map(int, row), strict=True)) for row in matrix])
+    write_records(folder / "per_class.csv", per_class)
+    write_records(folder / "confusion.csv", [dict(zip(classes, map(int, row), strict=True)) for row in matrix])
     write_text(folder / "metrics.json", json.dumps(without_nan(scores), indent=2, allow_nan=False) + "\n")
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.cards import Dataset
 from pipeline.data.featurefiles import read_features
-from pipeline.data.tables import Video, read_videos
+from pipeline.data.tables import CHANGED, Video, usable_videos
 from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.errors import DataError, RejectedVideo
@@ -17,7 +17,6 @@ from pipeline.progress import Progress
 from pipeline.stages.layout import StageOptions, dataset_of
 from pipeline.threads import in_threads
 
-CHANGED = "its content is no longer what videos.csv states: run the index stage again"
 COLUMNS = ("video_id", "status", "reason", "num_frames", "width", "height", "rotation_degrees", "duration_seconds")
 NO_FRAMES = "No frames: the media of this data set are ready-made features.\n"
 
@@ -28,7 +27,7 @@ def check_all(options: StageOptions) -> None:
     Raises DataError when not one can be used.
     """
     dataset = dataset_of(options.experiment)
-    videos = usable_videos(options)
+    videos = usable_videos(options.layout.videos)
     workers = num_workers(options.runtime.workers)
     reasons = list(
         Progress("decode", len(videos)).over(in_threads(lambda v: fault(options, dataset, v), videos, workers))
@@ -45,11 +44,6 @@ def check_all(options: StageOptions) -> None:
     if bad == len(videos):
         raise DataError(f"{options.layout.videos}: not one of {len(videos)} feature files can be used; see above")
     write_table(options.layout.decoded, COLUMNS, rows)
-
-
-def usable_videos(options: StageOptions) -> list[Video]:
-    """Feature files that index could use."""
-    return [video for video in read_videos(options.layout.videos) if video.status == "ok"]
 
 
 def fault(options: StageOptions, dataset: Dataset, video: Video) -> str:

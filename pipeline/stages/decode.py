@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.data.tables import read_videos
+from pipeline.data.tables import CHANGED, usable_videos
 from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.errors import DataError, RejectedVideo
@@ -17,7 +17,6 @@ from pipeline.video.isolation import DecoderPool
 from pipeline.video.verdict import Verdict
 from pipeline.view import View
 
-CHANGED = "its content is no longer what videos.csv states: run the index stage again"
 COLUMNS = ("status", "reason", "num_frames", "width", "height", "rotation_degrees", "duration_seconds")
 
 
@@ -36,7 +35,7 @@ def decode_all(options: StageOptions) -> None:
     """Bring the frame store, and the table of verdicts, up to date."""
     view = options.experiment.view
     media = options.media or Path(dataset_of(options.experiment).card.media)
-    videos = [video for video in read_videos(options.layout.videos) if video.status == "ok"]
+    videos = usable_videos(options.layout.videos)
     store = FrameStore(options.layout.frames, view.frames_key)
     paths = {video.sha256: media / video.video_id for video in videos}  # equal files are decoded once
     missing = [sha256 for sha256 in paths if not store.has(sha256) or store.verdict(sha256).is_transient]

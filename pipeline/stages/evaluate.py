@@ -10,6 +10,7 @@ import pandas as pd
 
 from pipeline.data.labels import IGNORED
 from pipeline.data.tables import SIDES
+from pipeline.device import choose_device
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
 from pipeline.evaluation.ladder import (
     Answers,
@@ -24,7 +25,7 @@ from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
 from pipeline.models.modelfolder import Model, load_model
 from pipeline.reporting.figures import confusion_figure, ladder_figure, over_time_figure
-from pipeline.stages.answers import headline, write_rows, write_scores
+from pipeline.stages.answers import headline, write_records, write_scores
 from pipeline.stages.layout import dataset_of, stage_options
 from pipeline.stages.samples import Sample, opposites, read_samples
 from pipeline.tracking import Run, flatten, tracking_uri
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     experiment, layout, task, fold = options.experiment, options.layout, options.task, options.fold
     dataset = dataset_of(experiment)
     training = layout.training(options.training)
-    model = load_model(training / "model")
+    model = load_model(training / "model", str(choose_device(options.runtime.device)))
     name = options.representation
     backbone = read_backbone(layout.backbone(name) / "backbone.safetensors")
     key = features_key(options.settings.view, backbone.name, backbone.weights_sha256)
@@ -71,21 +72,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     per_class = per_class_table(stacked, labels, model.classes)
     folder = layout.evaluation(options.training)
     folder.mkdir(parents=True, exist_ok=True)
-    write_rows(folder / "predictions.csv", prediction_rows(model, test, probs))
+    write_records(folder / "predictions.csv", prediction_rows(model, test, probs))
     answers = [model.predict(sample.features, key) for sample in validation]
-    write_rows(folder / "validation.csv", prediction_rows(model, validation, answers))
-    write_rows(folder / "controls.csv", control_rows(model, test, ladder))
+    write_records(folder / "validation.csv", prediction_rows(model, validation, answers))
+    write_records(folder / "controls.csv", control_rows(model, test, ladder))
     shown = test[:: max(1, len(test) // NUM_SHOWN)][:NUM_SHOWN]
-    write_rows(folder / "over_time.csv", [row for sample in shown for row in over_time_rows(model, sample)])
+    write_records(folder / "over_time.csv", [row for sample in shown for row in over_time_rows(model, sample)])
     write_scores(folder, scores, per_class, matrix, model.classes)
     log_to_run(training / "mlflow_run.json", scores, matrix, model, per_class, folder)
     print(f"evaluate: {options.name} {options.training}: {headline(task, scores)}")
 
 
+class Shown(Sequence[np.ndarray]):
+    """The features of videos, read one by one when they are asked for: (T, D), or of ten crops (T, 10, D); float32.
+
+    centre: of ten crops the first alone, (T, D).
+    """
+
+    def __init__(self, samples: Sequence[Sample], centre: bool) -> None:
+        self._samples, self._centre = samples, centre
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        values = self._samples[index].values
+        return values[:, 0] if self._centre and values.ndim == 3 else values
+
+
 def part(samples: Sequence[Sample], task: str) -> Part:
     """One side of the split as the controls take it."""
     return Part(
-        features=[sample.features.crop(0).astype(np.float32) for sample in samples],  # the centre, of ten
+        features=Shown(samples, centre=True),
+        shown=Shown(samples, centre=False),
         labels=[int(sample.labels[0]) for sample in samples] if task == "clip" else [s.labels for s in samples],
         groups=[sample.video.group for sample in samples],
         properties=np.array([[_number(getattr(s.video, name)) for name in PROPERTIES] for s in samples]),

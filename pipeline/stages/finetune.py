@@ -7,22 +7,20 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from pipeline.data.cards import Dataset
-from pipeline.data.labels import class_index
-from pipeline.data.tables import Side, read_segments, read_splits, read_videos, video_ids
+from pipeline.data.tables import Side
 from pipeline.device import choose_device, num_workers
 from pipeline.features.backbones import Backbone, load_backbone, save_backbone
 from pipeline.files import write_table, write_text
-from pipeline.stages.footage import labelled_footage, view_pixels, view_times
+from pipeline.stages.footage import labelled_footage, labelled_stretches, view_pixels
 from pipeline.stages.importfeatures import describe_features
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
-from pipeline.training.checkpoint import save_checkpoint, unfinished
+from pipeline.training.checkpoint import CheckpointSlot, save_checkpoint, unfinished
 from pipeline.training.distributed import World, process_group
 from pipeline.training.endtoend import EndToEndSettings, train_end_to_end
 from pipeline.training.finetune import TrainVideo, finetune, sample_steps
@@ -50,27 +48,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         )  # fmt: skip
         backbone.check_crop(stream.view.crop)
         source = stream.backbone.weights
+    # Of single-frame fine-tuning, and of what follows it; there only until the stage has ended.
+    name = f"finetune-{options.representation}"
+    slots = [CheckpointSlot(options.layout.checkpoint(f"{name}-{phase}")) for phase in ("frames", "windows")]
     with process_group(choose_device(options.runtime.device)) as world:
-        history = trained(options, backbone, world) if stream.finetune else []
+        history = trained(options, backbone, slots, world) if stream.finetune else []
     if not world.is_main:
         return
     save_backbone(backbone, folder / "backbone.safetensors")
     write_table(folder / "history.csv", COLUMNS, [[row.get(name) for name in COLUMNS] for row in history])
     facts = {"name": backbone.name, "weights_sha256": backbone.weights_sha256, "feature_size": backbone.feature_size}
     write_text(folder / "backbone.json", json.dumps(facts, indent=2) + "\n")
-    for path in checkpoints(options):
-        path.unlink(missing_ok=True)
+    for slot in slots:
+        slot.remove()
     how = f"fine-tuned for {len(history)} epochs" if history else f"weights: {source}"
     print(f"finetune: {backbone.name}, {backbone.feature_size} features, {how}, sha256 {backbone.weights_sha256[:16]}")
 
 
-def checkpoints(options: StageOptions) -> tuple[Path, Path]:
-    """Files of the state of single-frame fine-tuning, and of what follows it; there only until the stage has ended."""
-    name = f"finetune-{options.representation}"
-    return options.layout.checkpoint(f"{name}-frames"), options.layout.checkpoint(f"{name}-windows")
-
-
-def trained(options: StageOptions, backbone: Backbone, world: World) -> list[dict[str, Any]]:
+def trained(
+    options: StageOptions, backbone: Backbone, slots: Sequence[CheckpointSlot], world: World
+) -> list[dict[str, Any]]:
     """Fine-tune a backbone, in place; returns the rows of the history, those of both phases.
 
     With an end-to-end part, a stage that was cut off goes on from its checkpoints. Started by torchrun, every process
@@ -82,7 +79,6 @@ def trained(options: StageOptions, backbone: Backbone, world: World) -> list[dic
     memory = FrameMemory(int(options.runtime.frames_memory_gb * 1e9))
     sides: tuple[Side, Side] = ("train", "val")
     footage, data = zip(*(labelled_footage(options, dataset, side, memory) for side in sides), strict=True)
-    frames_file, windows_file = checkpoints(options)
     identity = {
         "backbone": {"name": backbone.name, "weights": backbone.weights_sha256},
         "settings": settings.model_dump(mode="json", exclude={"end_to_end"}),
@@ -90,6 +86,7 @@ def trained(options: StageOptions, backbone: Backbone, world: World) -> list[dic
         "seed": experiment.seed,
         "data": {side: digest(value) for side, value in zip(sides, data, strict=True)},
     }
+    frames_file = slots[0].file(identity)
     checkpoint = unfinished(frames_file, identity) if settings.end_to_end else None
     if checkpoint is not None:
         checkpoint.restore({"backbone": backbone})
@@ -126,7 +123,7 @@ def trained(options: StageOptions, backbone: Backbone, world: World) -> list[dic
             settings=EndToEndSettings(**told, flip=settings.flip, seed=experiment.seed),
             world=world,
             num_readers=num_workers(options.runtime.workers),
-            checkpoint=windows_file,
+            checkpoint=slots[1],
             mirror=partial(mirror, is_flow=bool(view.flow)),
             identity={name: identity[name] for name in ("view", "data")},
             progress=_bar("end to end", settings.end_to_end.epochs, world),
@@ -154,32 +151,18 @@ def labelled_frames(options: StageOptions, dataset: Dataset, split: Side, count:
     RGB frames, or flow images where the view says so. Steps are drawn from a generator of (seed, the video's content),
     so that other videos do not change them.
     """
-    layout, experiment, view = options.layout, options.experiment, options.settings.view
-    store = FrameStore(layout.frames, view.frames_key)
-    chosen = set(video_ids(read_splits(layout.splits), options.fold, split))
-    segments = read_segments(layout.segments)
+    experiment, view = options.experiment, options.settings.view
+    store = FrameStore(options.layout.frames, view.frames_key)
+    labelled, without = labelled_stretches(options, dataset, split)
     found: list[TrainVideo] = []
-    without = 0
-    for video in read_videos(layout.videos):
-        if video.video_id not in chosen or store.verdict(video.sha256).status == "rejected":
-            continue
-        times = view_times(store, video.sha256, view)
-        if not len(times):
-            without += 1
-            continue
-        stretches = [(video.label, np.arange(len(times)))] if video.label else []
-        for segment in segments:
-            if segment.video_id == video.video_id and segment.label in dataset.classes:  # background is no action
-                inside = np.flatnonzero((times >= segment.start_seconds) & (times < segment.end_seconds))
-                stretches += [(segment.label, inside)] if len(inside) else []
+    for video, stretches in labelled:
         rng = np.random.default_rng([experiment.seed, int(video.sha256[:16], 16)])
-        wanted = [(label, steps[sample_steps(len(steps), count, rng)]) for label, steps in stretches]
-        needed = {int(step) for _, steps in wanted for step in steps}
-        pixels = view_pixels(store, video.sha256, view, needed)
-        found += [
-            TrainVideo(np.stack([pixels[int(step)] for step in steps]), class_index(label, dataset.classes))
-            for label, steps in wanted
+        wanted = [
+            (number, [start + step for step in sample_steps(stop - start, count, rng)])
+            for number, start, stop in stretches
         ]
+        pixels = view_pixels(store, video.sha256, view, {step for _, steps in wanted for step in steps})
+        found += [TrainVideo(np.stack([pixels[step] for step in steps]), number) for number, steps in wanted]
     if without:
         print(f"{split}: {without} video(s) left out: {NO_FLOW}")
     return found

@@ -1,5 +1,6 @@
 """Stage `fuse`: the answers of the RGB and the flow stream averaged, scored as `evaluate` scores each of them."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,13 +9,15 @@ from pipeline.data.tables import Side, read_splits, video_ids
 from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
 from pipeline.evaluation.fusion import Aligned, align, choose_weight
+from pipeline.files import write_text
 from pipeline.metricnames import flatten
 from pipeline.reporting.figures import confusion_figure, ladder_figure
-from pipeline.stages.answers import headline, pooled, read_answers, write_rows, write_scores
+from pipeline.stages.answers import headline, pooled, read_answers, write_records, write_scores
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options, training_name
 from pipeline.stages.provenance import run_tags
 from pipeline.stages.samples import task_classes
 from pipeline.tracking import Run, tracking_uri
+from pipeline.view import digest
 
 FILES: dict[Side, str] = {"val": "validation.csv", "test": "predictions.csv"}
 
@@ -54,23 +57,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = options.layout.evaluation(name)
     folder.mkdir(parents=True, exist_ok=True)
     for file, table in (("predictions.csv", predictions), ("controls.csv", controls)):
-        write_rows(folder / file, ({str(key): value for key, value in row.items()} for row in table.to_dict("records")))
+        records = table.to_dict("records")
+        write_records(folder / file, ({str(key): value for key, value in row.items()} for row in records))
     per_class = per_class_table(probs[known], test.labels[known], classes)
     write_scores(folder, scores, per_class, matrix, classes)
-    with Run.start(
-        options.name,
-        name,
-        run_tags(options),
-        options.experiment.model_dump(mode="json"),
-        tracking_uri(Path()),
-        f"{options.training} and its flow stream, whose weight is {weight:g}; {task} task of {dataset.card.title}",
-    ) as run:
+    about = f"{options.training} and its flow stream; {task} task of {dataset.card.title}"
+    with tracked(options, name, about) as run:
         run.log_metrics({key: value for key, value in flatten(scores).items() if isinstance(value, int | float)})
         run.log_figure(confusion_figure(matrix, classes), "confusion.png")
         run.log_figure(ladder_figure(scores), "controls.png")
         run.log_table(per_class, "per_class.json")
         run.log_file(folder / "predictions.csv")
     print(f"fuse: {options.name} {name}: flow weighs {weight:g}; {headline(task, scores)}{alone(test)}")
+
+
+def tracked(options: StageOptions, name: str, about: str) -> Run:
+    """The fusion's MLflow run, which is gone on with as long as the experiment's settings are those it was begun with.
+
+    Its id stands in a file that DVC does not know, since DVC deletes a stage's results before it runs the stage.
+    """
+    settings = options.experiment.model_dump(mode="json")
+    file = options.layout.root / "fusions" / name / "mlflow_run.json"
+    facts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if facts.get("settings") == digest(settings):
+        run = Run.resume(facts["run_id"], tracking_uri(Path()), experiment=options.name, name=name)
+        run.set_tags(run_tags(options))
+    else:
+        run = Run.start(options.name, name, run_tags(options), settings, tracking_uri(Path()), about)
+    if run.run_id:
+        facts = {"run_id": run.run_id, "experiment": options.name, "name": name, "settings": digest(settings)}
+        write_text(file, json.dumps(facts, indent=2) + "\n")
+    return run
 
 
 def read_aligned(options: StageOptions, classes: Sequence[str], split: Side) -> Aligned:

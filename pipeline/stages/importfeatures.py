@@ -1,12 +1,12 @@
 """Ready-made features in place of a CNN and its work: described in stage `finetune`, imported in stage `extract`."""
 
 from pipeline.data.featurefiles import steps_on_grid
-from pipeline.data.tables import read_csv
+from pipeline.data.tables import read_csv, usable_videos
 from pipeline.errors import DataError, LrcnError, RejectedVideo, StoreError, ViewMismatch
 from pipeline.features.backbones import Backbone, given_features, read_backbone
 from pipeline.features.store import FeatureStore, VideoFeatures
 from pipeline.progress import Progress
-from pipeline.stages.checkfeatures import checked_values, usable_videos
+from pipeline.stages.checkfeatures import checked_values
 from pipeline.stages.layout import StageOptions, dataset_of
 from pipeline.view import features_key
 
@@ -15,7 +15,7 @@ def describe_features(options: StageOptions) -> Backbone:
     """In place of a CNN: what the features are, as the table of videos states it."""
     card = dataset_of(options.experiment).card
     features, frames = card.features, card.labels.frames
-    videos = usable_videos(options)
+    videos = usable_videos(options.layout.videos)
     if features is None or not videos:
         raise DataError(f"{options.layout.videos}: no usable feature file; run the index stage again")
     feature_first = any(video.codec.endswith("feature_first") for video in videos)
@@ -29,7 +29,7 @@ def import_all(options: StageOptions) -> None:
     backbone = read_backbone(layout.backbone(name) / "backbone.safetensors")
     store = FeatureStore(layout.features(name), features_key(view, backbone.name, backbone.weights_sha256))
     accepted = {row["video_id"] for _, row in read_csv(layout.decoded, ["video_id", "status"]) if row["status"] == "ok"}
-    videos = {video.sha256: video for video in usable_videos(options) if video.video_id in accepted}
+    videos = {video.sha256: video for video in usable_videos(layout.videos) if video.video_id in accepted}
     source_fps = float(backbone.arrays()["fps"])
     grids = {sha256: steps_on_grid(v.num_frames_header, source_fps, view.fps) for sha256, v in videos.items()}
     missing = [sha256 for sha256 in videos if stored_length(store, sha256) != len(grids[sha256][0])]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.data.index import index_dataset, write_index
+from pipeline.data.index import index_dataset, media_kind, write_index
 from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.files import sweep
@@ -20,10 +20,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with DecoderPool(options.runtime.limits) as decoders:
         index = index_dataset(dataset, media, decoders.header, workers=num_workers(options.runtime.workers))
     write_index(index, options.layout.root)
-    rejected = [video for video in index.videos if video.status == "rejected"]
+    files = index.audit["files"]
     print(
-        f"index: {len(index.videos)} files in {printable(str(media))}: {len(index.videos) - len(rejected)} videos, "
-        f"{len(rejected)} rejected; {len(index.segments)} segments; see {options.layout.audit}"
+        f"index: {files['total']} files in {printable(str(media))}: {files['ok']} {media_kind(dataset.card)}s, "
+        f"{files['rejected']} rejected, {files['tables']} of the data set's own tables; "
+        f"{len(index.segments)} segments; see {options.layout.audit}"
     )
     for warning in index.audit["warnings"]:
         print(printable(f"index: warning: {warning}"))

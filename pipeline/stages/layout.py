@@ -153,7 +153,7 @@ def stage_options(
 ) -> StageOptions:
     """Parse a stage's command line: `--config` always, the other options where the stage takes them.
 
-    Raises ConfigError for a seed that is none of the experiment's.
+    Raises ConfigError for a fold or seed that is none of the experiment's.
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", type=Path, required=True, help="the experiment, e.g. configs/demo.yaml")
@@ -163,19 +163,22 @@ def stage_options(
     if stream:
         parser.add_argument("--stream", choices=["rgb", "flow"], default="rgb", help="colour or optical flow")
     if fold:
-        parser.add_argument("--fold", type=int, default=1, help="number of the fold, from 1 (default 1)")
+        parser.add_argument("--fold", type=int, help="number of the fold (default: the experiment's first)")
     if seed:
         parser.add_argument("--seed", type=int, help="of the training (default: the experiment's first)")
     if media:
         parser.add_argument("--media", type=Path, help="media folder, when it is not the one the card names")
     options = parser.parse_args(argv)
     experiment = load_experiment(options.config)
-    number = experiment.seed if getattr(options, "seed", None) is None else options.seed
-    if number not in experiment.seeds:
-        seeds = ", ".join(map(str, experiment.seeds))
-        raise ConfigError(
-            f"--seed is {number}; expected one that {options.config} trains ({seeds}), or run `lrcn select` again"
-        )
+    numbers = {}
+    for name, trained in (("fold", experiment.folds), ("seed", experiment.seeds)):
+        given = getattr(options, name, None)
+        numbers[name] = trained[0] if given is None else given
+        if numbers[name] not in trained:
+            raise ConfigError(
+                f"--{name} is {given}; expected one that {options.config} trains ({', '.join(map(str, trained))}), "
+                "or run `lrcn select` again"
+            )
     return StageOptions(
         name=options.config.stem,
         experiment=experiment,
@@ -183,7 +186,7 @@ def stage_options(
         layout=Layout(options.config.stem),
         task=getattr(options, "task", "clip"),
         stream=getattr(options, "stream", "rgb"),
-        fold=getattr(options, "fold", 1),
-        seed=number,
+        fold=numbers["fold"],
+        seed=numbers["seed"],
         media=getattr(options, "media", None),
     )

@@ -32,6 +32,7 @@ from pipeline.stages.provenance import git_state
 from pipeline.stages.samples import task_classes, without_nan
 from pipeline.video.framestore import FrameStore
 from pipeline.video.reader import i420_to_rgb
+from pipeline.view import features_key
 
 NUM_MISTAKES, STRIP_FRAMES, NUM_SAMPLES = 8, 6, 12
 PACKAGES = ("lrcn-pipeline", "torch", "torchvision", "av", "numpy", "scikit-learn")
@@ -178,16 +179,28 @@ def view_in_words(options: StageOptions) -> str:
     clips = f"clips of {view.clip_frames} frames every {view.clip_stride}" if view.clip_frames else "whole videos"
     if not view.has_pictures:
         return f"{view.fps:g} timesteps a second, {clips}"
-    return f"{view.fps:g} frames a second, shorter side {view.short_side} pixels, centre {view.crop} pixels, {clips}"
+    seen = f"centre {view.crop} pixels"
+    if view.crops > 1:
+        seen = f"{view.crops} crops of {view.crop} pixels (centre and corners, and these mirrored)"
+    return f"{view.fps:g} frames a second, shorter side {view.short_side} pixels, {seen}, {clips}"
 
 
 def backbone_in_words(settings: StreamSettings) -> str:
-    """Which CNN, with which weights."""
+    """Which CNN, cut at which layer, with which weights, and how these were trained on."""
     backbone, finetune = settings.backbone, settings.finetune
     if backbone is None:
         return "none: the features came ready-made"
-    tuned = f", fine-tuned on single frames for {finetune.epochs} epochs in each fold" if finetune else ""
-    return f"{backbone.name}, weights: {Path(backbone.weights).name}{tuned}"
+    words = [
+        backbone.name,
+        f"layer {backbone.layer}" if backbone.layer else "",
+        f"weights: {Path(backbone.weights).name}",
+    ]
+    if finetune is not None:
+        words.append(f"fine-tuned in each fold on single frames for {finetune.epochs} epochs")
+        if finetune.end_to_end is not None:
+            windows = finetune.end_to_end
+            words.append(f"then with an LSTM on windows of {windows.clip_frames} frames for {windows.epochs} epochs")
+    return ", ".join(filter(None, words))
 
 
 def streams_in_words(experiment: Experiment) -> dict[str, str]:
@@ -204,15 +217,18 @@ def streams_in_words(experiment: Experiment) -> dict[str, str]:
 
 
 def provenance(options: StageOptions, layout: Layout) -> dict[str, str]:
-    """What made these numbers: versions of code and packages, hashes of tables and weights."""
+    """What made these numbers: versions of code and packages, hashes of weights, keys of features."""
     experiment = options.experiment
     pairs = itertools.product(experiment.streams, experiment.folds)
-    names = dict.fromkeys(representation(experiment, stream, fold) for stream, fold in pairs)
-    backbones = [layout.backbone(name) / "backbone.json" for name in names]
+    names = {representation(experiment, stream, fold): experiment.stream(stream).view for stream, fold in pairs}
+    made = {}
+    for name, view in names.items():
+        facts = json.loads((layout.backbone(name) / "backbone.json").read_text(encoding="utf-8"))
+        made[f"{name} weights"] = facts["weights_sha256"]
+        made[f"{name} features key"] = features_key(view, facts["name"], facts["weights_sha256"])
     return {
         **git_state(),
-        **{f"{path.parent.name} weights": json.loads(path.read_text())["weights_sha256"] for path in backbones},
-        "features view": experiment.view.key,
+        **made,
         "seeds": ", ".join(map(str, experiment.seeds)),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
     }

@@ -8,19 +8,7 @@ from typing import Any
 
 from pipeline.discovery import printable
 from pipeline.errors import DataError
-
-CONTROLS = {
-    "majority": "always the most frequent class",
-    "file_properties": "file header alone (size, rate, duration, ...)",
-    "single_frame": "single frames, averaged",
-    "mean_pool": "mean feature, no order",
-    "mean_and_motion": "mean and amount of motion, no order",
-    "shuffled": "the model, frames in random order",
-    "reversed": "the model, frames backwards",
-    "rgb": "RGB alone",
-    "flow": "optical flow alone",
-}
-STREAMS = {"rgb": "RGB", "flow": "optical flow", "fused": "both streams"}
+from pipeline.reporting.words import CONTROLS, STREAMS
 
 
 def main(argv: Sequence[str] | None = None) -> None:

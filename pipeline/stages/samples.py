@@ -54,7 +54,7 @@ def read_samples(
     features (of one picture there is no flow).
 
     Raises:
-        DataError: no video of this side has a label of the task.
+        DataError: no video of this side has a label of the task, or all that have one are left out.
         StoreError: features are missing or damaged. ViewMismatch: they were made under another view.
     """
     chosen = set(video_ids(read_splits(layout.splits), fold, split))
@@ -85,6 +85,12 @@ def read_samples(
         print(printable(f"{split}: {lost} video(s) {reason}; see {layout.decoded}"))
     if without:
         print(printable(f"{split}: {without} video(s) give no features (no flow in one picture); see {store.folder}"))
+    if lost + without and not samples:
+        raise DataError(
+            f"fold {fold}: {split}: {lost + without} video(s) have a label of the {task} task, none has features: "
+            f"{lost} could not be decoded (see {layout.decoded}), {without} give none (no flow in one picture); "
+            "expected a usable video on each side"
+        )
     if not samples:
         raise DataError(
             f"fold {fold}: no {split} video has a label of the {task} task; "

@@ -6,16 +6,18 @@ rows are written out. They follow from each experiment's own file, and a test co
 
 import argparse
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipeline.config import Experiment, load_experiment
+from pipeline.config import Experiment, load_experiment, read_yaml
+from pipeline.errors import ConfigError
 from pipeline.stages.layout import representation, training_name
 
-EXPERIMENTS = Path("configs/experiments.yaml")
+EXPERIMENTS, STAGES = Path("configs/experiments.yaml"), Path("dvc.yaml")
 HEADER = "# Written by `lrcn select {names}`: what `dvc repro` builds, a row for each run of a stage.\n"
 
 
@@ -50,14 +52,73 @@ def stage_rows(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, dic
     return rows
 
 
+def require_parameters(
+    stages: Mapping[str, Any], experiments: Mapping[str, Experiment], texts: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Raise ConfigError where an experiment's file leaves out a key that a stage names as its parameter.
+
+    The file is valid without it, but DVC knows no defaults: "Parameters ... are missing".
+
+    Args:
+        stages: of dvc.yaml, by name.
+        experiments, texts: by name, an experiment, and its file as read.
+    """
+    problems = []
+    for name, experiment in experiments.items():
+        rows = stage_rows({name: experiment})
+        wanted = {
+            _filled(parameter, row)
+            for stage in stages.values()
+            for row in rows.get(str(stage.get("foreach", ""))[2:-1], {}).values()
+            for entry in stage["do"].get("params", [])
+            if isinstance(entry, dict)  # a name alone is a key of params.yaml, which is no experiment
+            for file, parameters in entry.items()
+            if _filled(file.replace("${key}", name), row) == f"configs/{name}.yaml"
+            for parameter in parameters or []
+        }
+        defaults = experiment.model_dump(mode="json")
+        lacking = [f"{key}: {json.dumps(_at(defaults, key))}" for key in sorted(wanted) if not _has(texts[name], key)]
+        if lacking:
+            problems.append(f"configs/{name}.yaml: add {', '.join(lacking)}")
+    if problems:
+        raise ConfigError(
+            f"{STAGES} names parameters that a configuration leaves to their defaults, which DVC does not know: "
+            + "  |  ".join(problems)
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the rows of the named experiments."""
+    """Write the rows of the named experiments; raises ConfigError where `dvc repro` would lack a parameter."""
     parser = argparse.ArgumentParser(prog="lrcn select", description=__doc__, allow_abbrev=False)
     parser.add_argument("experiments", nargs="+", help="names of files in configs/, e.g. demo fight")
     names = parser.parse_args(argv).experiments
-    rows = stage_rows({name: load_experiment(Path("configs") / f"{name}.yaml") for name in names})
+    files = {name: Path("configs") / f"{name}.yaml" for name in names}
+    experiments = {name: load_experiment(file) for name, file in files.items()}
+    require_parameters(
+        read_yaml(STAGES)["stages"], experiments, {name: read_yaml(file) for name, file in files.items()}
+    )
+    rows = stage_rows(experiments)
     text = HEADER.format(names=" ".join(names)) + yaml.safe_dump(
         rows, sort_keys=False, default_flow_style=None, width=200
     )
     EXPERIMENTS.write_text(text, encoding="utf-8")
     print(f"{EXPERIMENTS}: {len(rows['trainings'])} training(s) of {', '.join(names)}; `dvc repro` builds them")
+
+
+def _filled(text: str, row: Mapping[str, Any]) -> str:
+    """A text of dvc.yaml with a row's values in their places."""
+    for column, value in row.items():
+        text = text.replace(f"${{item.{column}}}", str(value))
+    return text
+
+
+def _has(values: Any, key: str) -> bool:
+    """Whether a nested mapping has a key such as `view.crops`."""
+    first, _, rest = key.partition(".")
+    return isinstance(values, Mapping) and first in values and (not rest or _has(values[first], rest))
+
+
+def _at(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values

@@ -24,10 +24,10 @@ from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.stages.provenance import run_tags
 from pipeline.stages.samples import Sample, read_samples, task_classes
 from pipeline.tracking import Run, tracking_uri
-from pipeline.training.checkpoint import tensor_digest
+from pipeline.training.checkpoint import CheckpointSlot, tensor_digest
 from pipeline.training.distributed import World, process_group
 from pipeline.training.gradients import gradient_by_distance
-from pipeline.training.loop import TrainSettings, train
+from pipeline.training.loop import TrainSettings, check, train
 from pipeline.training.sequences import Sequences
 from pipeline.view import features_key
 
@@ -71,9 +71,10 @@ def train_one(options: StageOptions, world: World) -> None:
     }
     network = new_network(settings, backbone.feature_size, len(classes), options.seed).to(world.device)
     network.standardise_by(packed["train"].videos())
-    reach = {"before": gradient_by_distance(network, packed["train"])}
-    checkpoint = layout.checkpoint(options.training)
     loop = loop_settings(options, settings)
+    check(network, packed["train"], packed["val"], loop)
+    reach = {"before": gradient_by_distance(network, packed["train"])}
+    checkpoint = CheckpointSlot(layout.checkpoint(options.training))
     identity = {
         "network": {**architecture(settings, backbone.feature_size), "classes": len(classes)},
         "view": asdict(stream.view),
@@ -84,13 +85,12 @@ def train_one(options: StageOptions, world: World) -> None:
     }
 
     def fit(on_epoch: Callable[[dict[str, float]], None]) -> list[dict[str, float]]:
-        try:
-            return train(
-                network, packed["train"], packed["val"], stream.view, loop, on_epoch,
-                checkpoint=checkpoint, identity=identity, world=world,
-            )  # fmt: skip
-        finally:
-            world.wait()
+        history = train(
+            network, packed["train"], packed["val"], stream.view, loop, on_epoch,
+            checkpoint=checkpoint, identity=identity, world=world,
+        )  # fmt: skip
+        world.wait()
+        return history
 
     if not world.is_main:
         fit(lambda row: None)
@@ -144,7 +144,7 @@ def train_one(options: StageOptions, world: World) -> None:
         )
         facts = {"run_id": run.run_id, "experiment": options.name, "name": folder.name}
         write_text(folder / "mlflow_run.json", json.dumps(facts, indent=2) + "\n")
-    checkpoint.unlink(missing_ok=True)
+    checkpoint.remove()
     print(
         f"train: {options.name} {folder.name}: {len(sides['train'])} videos, {len(history)} epochs, best epoch "
         f"{best['epoch']:.0f} with validation loss {best['val_loss']:.3f} and score {best['val_score']:.3f}"
@@ -163,15 +163,15 @@ def architecture(settings: Train, feature_size: int) -> dict[str, object]:
 def new_network(settings: Train, feature_size: int, num_classes: int, seed: int) -> RecurrentClassifier:
     """A network whose first weights come from the seed, the global generator being left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # of the CPU, where networks are made
         return RecurrentClassifier(num_classes=num_classes, **architecture(settings, feature_size))  # type: ignore[arg-type]
 
 
 def loop_settings(options: StageOptions, settings: Train) -> TrainSettings:
     """The part of the configuration that the loop is told; what a task has no use for is left out."""
     names = [
-        "epochs", "batch_size", "lr", "weight_decay", "clip_norm", "patience", "optimizer", "schedule", "step_epochs",
-        "label_smoothing", "balance",
+        "epochs", "batch_size", "lr", "weight_decay", "clip_norm", "patience", "optimizer", "warm_up", "schedule",
+        "step_epochs", "label_smoothing", "balance",
     ]  # fmt: skip
     is_frame = options.task == "frame"
     return TrainSettings(

@@ -4,9 +4,12 @@ The file is `.safetensors`: tensors, and beside them one JSON document; nothing 
 at all, and a flipped bit is noticed. On a CPU, with as many threads, resumed equals uninterrupted bit for bit.
 """
 
+import glob
 import hashlib
 import json
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from pipeline.errors import TrainingError
 from pipeline.files import replacing
 
 FORMAT = 1
+KEEP_DAYS = 30
 MODULE, OPTIMIZER, GENERATOR = "module", "optimizer", "generator"
 CPU, CUDA = "default/cpu", "default/cuda:"  # torch's own generators, beside those with a name
 ADVICE = "delete it to train from the beginning"
@@ -172,13 +176,38 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> Checkpoint | Non
     return Checkpoint(path, document["values"], tensors, document)
 
 
-def unfinished(path: Path | None, identity: Mapping[str, Any]) -> Checkpoint | None:
-    """The state to go on from; None when there is none of this training.
+class CheckpointSlot:
+    """Where a training's states are kept: `NAME-<digest>.safetensors` for each set of settings and data.
 
-    A file of other settings or data, or a damaged one, is no reason not to train: it is printed and then replaced.
+    So whoever changes a value and changes it back goes on where the training of that value was stopped.
+    path: `NAME.safetensors`.
     """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._used: Path | None = None
+
+    def file(self, identity: Mapping[str, Any]) -> Path:
+        """The file of a training of these settings and data, which is remembered."""
+        text = json.dumps(dict(identity), sort_keys=True)
+        digest = hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+        self._used = self._path.with_name(f"{self._path.stem}-{digest}{self._path.suffix}")
+        return self._used
+
+    def remove(self) -> None:
+        """Delete the file that was used, the training having ended, and those that nobody came back to for long."""
+        if self._used is not None:
+            self._used.unlink(missing_ok=True)
+        for file in self._path.parent.glob(f"{glob.escape(self._path.stem)}-*{self._path.suffix}"):
+            with suppress(FileNotFoundError):
+                if time.time() - file.stat().st_mtime > KEEP_DAYS * 86_400:
+                    file.unlink()
+
+
+def unfinished(file: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
+    """The state to go on from; None when there is none. A damaged one is no reason not to train: it is printed."""
     try:
-        return load_checkpoint(path, identity) if path else None
+        return load_checkpoint(file, identity)
     except TrainingError as error:
         print(f"training begins anew: {error}")  # noqa: T201 - what was computed before is lost
         return None

@@ -70,6 +70,12 @@ class World:
         found: list[float] = sums.tolist()
         return found
 
+    def sum_tensor(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            self._collect(lambda: dist.all_reduce(tensor))
+        return tensor
+
     def copy_from_main(self, network: nn.Module) -> None:
         """Give every process the main one's weights and buffers."""
         if self.size > 1:

@@ -9,7 +9,6 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,11 @@ from pipeline.errors import TrainingError
 from pipeline.features.backbones import Backbone
 from pipeline.features.crop import center_crop
 from pipeline.models.recurrent import RecurrentClassifier
-from pipeline.training.checkpoint import save_checkpoint, unfinished
+from pipeline.training.checkpoint import CheckpointSlot, save_checkpoint, unfinished
 from pipeline.training.distributed import World
 from pipeline.training.schedule import schedule
-from pipeline.training.windows import Footage, Mirror, Pixels, Window, mirror_colour, random_windows, read_batches
+from pipeline.training.seeds import seed_everything
+from pipeline.training.windows import Footage, Mirror, Pixels, Window, random_windows, read_batches
 from pipeline.view import View
 
 WARM_UP = 0.1  # share of all steps in which the learning rates rise
@@ -59,9 +59,9 @@ def train_end_to_end(
     view: View,
     settings: EndToEndSettings,
     world: World,
-    mirror: Mirror = mirror_colour,
+    mirror: Mirror,
     num_readers: int = 1,
-    checkpoint: Path | None = None,
+    checkpoint: CheckpointSlot | None = None,
     identity: Mapping[str, Any] | None = None,
     progress: Callable[[dict[str, float]], None] | None = None,
 ) -> tuple[RecurrentClassifier, list[dict[str, float]]]:
@@ -74,8 +74,8 @@ def train_end_to_end(
     centre-crop windows, each beginning half a window after the one before, as LRCN's test does.
 
     mirror: mirrors pixels (T, H, W, 3); images of optical flow need their own. num_readers: threads that read frames.
-    checkpoint: file to which the state is saved after every epoch, and from which a training that was cut off goes on;
-    on a CPU to the same bits. identity: what else makes this training this one (digests of its data, say).
+    checkpoint: where the state is saved after every epoch (see CheckpointSlot), and from which a training that was
+    cut off goes on; on a CPU to the same bits. identity: what else makes this training this one (digests of its data).
 
     Every random choice comes from the seed, and the global generators are put back. Several processes (`world`) compute
     what one does, but for rounding and for dropout, which each draws for its own rows. On a GPU the networks run in
@@ -84,8 +84,8 @@ def train_end_to_end(
     Returns the LSTM, and a record per epoch, each also handed to `progress`: epoch (from 1), train_loss, val_loss,
     val_video_accuracy, lr, backbone_lr (both of the epoch's first step) and grad_norm (mean, before clipping).
 
-    Raises TrainingError for data that cannot be trained on, for the checkpoint of another training, and within a step
-    when a loss or gradient is not finite, the weights being those of the step before.
+    Raises TrainingError for data that cannot be trained on, and within a step when a loss or gradient is not
+    finite, the weights being those of the step before.
     """
     _check(train, val, num_classes, view.crop)
     device = world.device
@@ -99,7 +99,7 @@ def train_end_to_end(
     }
     gpus = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
-        _seed(device, settings.seed)
+        seed_everything(device, settings.seed)
         network = RecurrentClassifier(
             backbone.feature_size,
             num_classes,
@@ -112,7 +112,8 @@ def train_end_to_end(
         ).to(device)
         trainer = _Trainer(backbone, network, view, settings, world, mirror, num_readers, len(train))
         history, best, done = [], {}, 0
-        resumed = unfinished(checkpoint, identity)
+        file = checkpoint.file(identity) if checkpoint else None
+        resumed = unfinished(file, identity) if file else None
         if resumed is not None:
             resumed.restore({"model": trainer.model}, trainer.optimizer)
             history, done = resumed.values["history"], resumed.values["epoch"]
@@ -122,7 +123,7 @@ def train_end_to_end(
         world.copy_from_main(trainer.model)
         for epoch in range(done + 1, settings.epochs + 1):
             # Anew for each epoch, so that it does not matter which process, or which start, computes it.
-            _seed(device, settings.seed, epoch, world.rank)
+            seed_everything(device, settings.seed, epoch, world.rank)
             row = trainer.epoch(train, epoch)
             row |= trainer.validate(val)
             if not math.isfinite(row["val_loss"]):
@@ -130,10 +131,10 @@ def train_end_to_end(
             if row["val_loss"] < min((earlier["val_loss"] for earlier in history), default=math.inf):
                 best = copy.deepcopy(trainer.model.state_dict())
             history.append(row)
-            if checkpoint is not None and world.is_main:
+            if file and world.is_main:
                 values = {"epoch": epoch, "history": history}
                 save_checkpoint(
-                    checkpoint, identity, {"model": trainer.model, "best": best}, trainer.optimizer, values=values
+                    file, identity, {"model": trainer.model, "best": best}, trainer.optimizer, values=values
                 )
             if progress is not None:
                 progress(row)
@@ -323,11 +324,3 @@ def _check(train: Sequence[Footage], val: Sequence[Footage], num_classes: int, c
         raise TrainingError(
             "the validation side has no labelled video; nothing says which epoch of end-to-end training is best"
         )
-
-
-def _seed(device: torch.device, *parts: int) -> None:
-    """Seed torch's own generators, which dropout draws from, of the CPU and of the device."""
-    seed = int(np.random.SeedSequence(parts).generate_state(1)[0])
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)

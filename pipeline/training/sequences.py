@@ -6,9 +6,11 @@ set that is larger than half of the free main memory lies in a temporary file, m
 """
 
 import math
+import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.labels import IGNORED
+from pipeline.files import explaining_full_disk
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,9 @@ class Sequences:
         return self.features.shape[1]
 
     def videos(self) -> Iterable[Tensor]:
-        """Features (T, D) float32 of each video's first crop."""
+        """Features (T, D) of each video's first crop, as they are stored."""
         for begin, end in zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True):
-            yield self.features[begin:end, 0].to(self.device).float()
+            yield self.features[begin:end, 0]
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,12 @@ def gather(sequences: Sequences, windows: Windows) -> Batch:
     return Batch(features, gather_labels(sequences, windows), windows.lengths)
 
 
+def begins(sequences: Sequences, windows: Windows) -> list[int]:
+    """Rows of the packed tensor at which windows begin."""
+    rows: list[int] = (sequences.offsets[windows.videos] + windows.starts).tolist()
+    return rows
+
+
 def gather_labels(sequences: Sequences, windows: Windows) -> Tensor:
     """The labels of windows alone, (B, T) int64, IGNORED beyond a window's end."""
     steps, valid = _places(sequences, windows)
@@ -130,6 +139,11 @@ def draw_order(weights: Tensor | None, num_videos: int, generator: torch.Generat
     return torch.multinomial(weights, num_videos, replacement=True, generator=generator)
 
 
+def draw_crops(sequences: Sequences, generator: torch.Generator) -> Tensor:
+    """A crop for each place in an epoch's order, (N,) int64."""
+    return torch.randint(sequences.num_crops, (len(sequences),), generator=generator)
+
+
 def plan_clips(
     sequences: Sequences, order: Tensor, *, batch_size: int, clip_frames: int, generator: torch.Generator
 ) -> list[Windows]:
@@ -141,21 +155,21 @@ def plan_clips(
     sizes = lengths.clamp_max(clip_frames) if clip_frames else lengths
     room = lengths - sizes
     starts = (torch.rand(len(order), generator=generator) * (room + 1)).long().clamp_max(room)
-    crops = torch.randint(sequences.num_crops, (len(order),), generator=generator)
+    crops = draw_crops(sequences, generator)
     epoch = Windows(order, starts, sizes, crops, torch.arange(len(order)) % batch_size)
     return [epoch.take(rows) for rows in torch.split(torch.arange(len(order)), batch_size)]
 
 
 def plan_chunks(
-    sequences: Sequences, order: Tensor, *, batch_size: int, chunk_frames: int, generator: torch.Generator
+    sequences: Sequences, order: Tensor, crops: Tensor, *, batch_size: int, chunk_frames: int
 ) -> list[Windows]:
-    """One epoch of recordings in chunks of `chunk_frames`, `batch_size` recordings side by side.
+    """Recordings in chunks of `chunk_frames`, `batch_size` of them side by side; crops (N,): that of each, in order.
 
     Each lane goes through one recording chunk by chunk, then through the next one that nobody has begun; so a batch
     holds one chunk a lane, and its memory does not depend on the length of the recordings.
     """
     waiting = order.flip(0).tolist()
-    crop_of = torch.randint(sequences.num_crops, (len(order),), generator=generator).flip(0).tolist()
+    crop_of = crops.flip(0).tolist()
     lengths = sequences.lengths.tolist()
     lanes: list[tuple[int, int, int] | None] = [None] * batch_size  # video, crop, first step not read yet
     plan: list[Windows] = []
@@ -198,6 +212,12 @@ def plan_whole(
     return plan
 
 
+def counted_labels(sequences: Sequences, task: str) -> Tensor:
+    """What the loss counts once: the label of each clip (N,), or those of all timesteps; IGNORED ones left out."""
+    labels = sequences.labels[sequences.offsets[:-1].to(sequences.device)] if task == "clip" else sequences.labels
+    return labels[labels != IGNORED]
+
+
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:
     """Weight of each class, (K,) float32: inverse to its number of labels, 1 on average over the labels; absent: 0."""
     counts = torch.bincount(labels[labels != IGNORED], minlength=num_classes).float()
@@ -205,31 +225,31 @@ def class_weights(labels: Tensor, num_classes: int) -> Tensor:
     return torch.where(present, counts.sum() / (present.sum() * counts.clamp_min(1)), 0.0)
 
 
-def video_weights(sequences: Sequences, num_classes: int) -> Tensor:
+def video_weights(sequences: Sequences, num_classes: int, task: str) -> Tensor:
     """How often each video is to be drawn, (N,) float32: the mean class weight of its labelled timesteps."""
+    by_class = class_weights(counted_labels(sequences, task).cpu(), num_classes)
     labels = sequences.labels.cpu()
-    by_class = class_weights(labels, num_classes)
-    weights = torch.zeros(len(sequences))
-    for video, (begin, end) in enumerate(
-        zip(sequences.offsets[:-1].tolist(), sequences.offsets[1:].tolist(), strict=True)
-    ):
-        own = labels[begin:end]
-        own = own[own != IGNORED]
-        weights[video] = by_class[own].mean() if len(own) else 0.0
-    return weights
+    videos = torch.repeat_interleave(torch.arange(len(sequences)), sequences.lengths)
+    is_labelled = labels != IGNORED
+    videos, labels = videos[is_labelled], labels[is_labelled]
+    counts = torch.bincount(videos, minlength=len(sequences)).clamp_min(1)
+    return torch.zeros(len(sequences)).index_add_(0, videos, by_class[labels]) / counts
 
 
 def _places(sequences: Sequences, windows: Windows) -> tuple[Tensor, Tensor]:
     """Rows of the packed tensor (B, T), a window's last one repeated beyond its end, and which of them are valid."""
-    begins = sequences.offsets[windows.videos] + windows.starts
+    first = torch.tensor(begins(sequences, windows))
     steps = torch.arange(int(windows.lengths.max()))[None, :]
     valid = steps < windows.lengths[:, None]
-    return begins[:, None] + torch.minimum(steps, windows.lengths[:, None] - 1), valid
+    return first[:, None] + torch.minimum(steps, windows.lengths[:, None] - 1), valid
 
 
 def _room(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array to be filled; in a temporary file when it would take more than half of the free memory."""
-    if 2 * math.prod(shape) * dtype.itemsize <= psutil.virtual_memory().available:
+    """An array to be filled; in a file without a name in the working folder when it would take half of free memory."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun on this machine, each with its own
+    if 2 * num_bytes * processes <= psutil.virtual_memory().available:
         return np.empty(shape, dtype)
-    with tempfile.TemporaryFile(prefix="lrcn-features-") as file:
-        return np.memmap(file, dtype, "w+", shape=shape)
+    with explaining_full_disk(Path("features")), tempfile.TemporaryFile(prefix=".features-", dir=".") as file:
+        os.posix_fallocate(file.fileno(), 0, num_bytes)  # a full disk is an error now, not a signal later
+        return np.memmap(file, dtype, "r+", shape=shape)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
-Mirror = Callable[[Pixels], Pixels]
+Mirror = Callable[[Pixels], Pixels]  # of colour or of flow, whose x changes sign: pipeline.video.flow.mirror
 BATCHES_AHEAD = 2  # read while one is computed
 
 
@@ -51,11 +51,6 @@ class Window:
         for target, frame in zip(pixels, frames, strict=True):
             target[...] = frame[rows, columns]
         return mirror(pixels) if self.is_mirrored else pixels
-
-
-def mirror_colour(pixels: Pixels) -> Pixels:
-    """Colour frames (..., H, W, 3) seen in a mirror, a view. Flow needs another: its x changes sign too."""
-    return pixels[..., ::-1, :]
 
 
 def random_windows(

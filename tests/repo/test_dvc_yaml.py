@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from pipeline.config import Experiment, load_experiment, parse
+from pipeline.errors import ConfigError
+from pipeline.stages import select
 from pipeline.stages.select import EXPERIMENTS, stage_rows
 
 ROOT = Path(__file__).parents[2]
@@ -183,6 +185,33 @@ def test_the_rows_follow_from_the_experiments():
         name: load_experiment(ROOT / "configs" / f"{name}.yaml") for name in rows["experiments"]
     }
     assert rows == stage_rows(experiments), f"run `lrcn select {' '.join(experiments)}`"
+
+
+def test_select_names_what_a_valid_file_leaves_out_and_dvc_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = with_flow(yaml.safe_load((ROOT / "configs/demo.yaml").read_text()))
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "dvc.yaml").symlink_to(ROOT / "dvc.yaml")
+    monkeypatch.chdir(tmp_path)
+    del values["num_seeds"], values["view"]["clip_frames"], values["view"]["clip_stride"]  # no stage names them
+    Path("configs/whole.yaml").write_text(yaml.safe_dump(values))
+    select.main(["whole"])
+    rows = Path(EXPERIMENTS).read_text()
+    del values["finetune"], values["evaluate"], values["view"]["crops"], values["flow"]["method"]
+    Path("configs/brief.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError) as error:
+        select.main(["whole", "brief"])
+    assert str(error.value) == (
+        "dvc.yaml names parameters that a configuration leaves to their defaults, which DVC does not know: "
+        'configs/brief.yaml: add evaluate: {"bootstrap_samples": 1000}, finetune: null, flow.method: "dis", '
+        "view.crops: 1"
+    )
+    assert Path(EXPERIMENTS).read_text() == rows
+    del values["flow"]  # then its method is asked for no more
+    Path("configs/brief.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match="finetune: null, view.crops: 1$"):
+        select.main(["brief"])
 
 
 def test_outputs_lie_where_the_code_writes_them():

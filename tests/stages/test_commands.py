@@ -11,8 +11,10 @@ import pytest
 
 from pipeline import cli
 from pipeline.inference import predict
+from pipeline.synthetic import write_video
+from pipeline.video.flow import NO_FLOW
 from pipeline.video.reader import RejectedVideo
-from tests.conftest import write_toy_video
+from tests.conftest import square_frames, write_toy_video
 
 MODEL = "artifacts/toy/trainings/clip-rgb-fold1-seed0/model"
 
@@ -176,7 +178,23 @@ def test_extract_writes_a_vector_per_frame_once(folder, bad_files, capsys):
     assert rows["text.mp4"]["status"] == "rejected"
     capsys.readouterr()
     assert cli.main(arguments) == 1
-    assert "2 of 6 file(s) have features, 4 looked at now" in capsys.readouterr().out
+    assert "2 of 6 file(s) have features, 0 looked at now" in capsys.readouterr().out
+
+
+def test_a_video_without_flow_is_rejected_alone_and_tried_once(folder, capsys):
+    write_video(folder / "still.mp4", square_frames([9], (255, 160, 90), 5), fps=10)
+    arguments = ["extract", str(folder), "--backbone", "squeezenet1_1", "--fps", "10", "--short-side", "32"]
+    arguments += ["--crop", "32", "--weights", "random", "--flow", "dis", "--out", "features"]
+    for num_looked_at in (3, 0):
+        assert cli.main(arguments) == 1
+        printed = capsys.readouterr()
+        assert f"2 of 3 file(s) have features, {num_looked_at} looked at now" in printed.out
+        assert f"still.mp4: rejected: {NO_FLOW}" in printed.err
+        with Path("features/videos.csv").open(newline="") as file:
+            rows = {Path(row["path"]).name: row for row in csv.DictReader(file)}
+        assert (rows["still.mp4"]["status"], rows["still.mp4"]["reason"]) == ("rejected", NO_FLOW)
+        assert [rows[name]["status"] for name in ("goes left.mp4", "goes right.mp4")] == ["ok", "ok"]
+    assert len(list(Path("features").glob("*.safetensors"))) == 3
 
 
 def test_help_is_quick_and_loads_nothing_heavy():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
@@ -17,17 +18,21 @@ from pipeline.view import View, features_key
 from tests.conftest import run_stage, square_frames, write_toy_video
 
 ARTIFACTS = Path("artifacts/toy")
-WEIGHTS = ARTIFACTS / "backbone/shared/backbone.safetensors"
+FLOW = ("--stream", "flow")
 
 
-def configure(**view: object) -> View:
-    """Change the toy's view, which is the working folder's."""
+def configure(flow: str = "", finetune: str = "null", **view: object) -> View:
+    """Change the toy's view, which is the working folder's, and give it a flow stream; returns the view of that."""
     values = {"fps": 10.0, "short_side": 32, "crop": 32, "clip_frames": 0, "clip_stride": 0, "crops": 1, **view}
-    path = Path("configs/toy.yaml")
-    lines = path.read_text().splitlines()
-    changed = "view: {" + ", ".join(f"{name}: {value}" for name, value in values.items()) + "}"
-    path.write_text("\n".join(changed if line.startswith("view:") else line for line in lines) + "\n")
-    return View(**values)  # type: ignore[arg-type]
+    config = yaml.safe_load(Path("configs/toy.yaml").read_text())
+    config["view"] = values
+    if flow:
+        tuned = yaml.safe_load(finetune)
+        own = {"backbone": config["backbone"], "finetune": tuned}
+        train = {"clip": config["train"]["clip"], "frame": None}
+        config["flow"] = {"method": flow, "weight": 0.5, "train": train, **own}
+    Path("configs/toy.yaml").write_text(yaml.safe_dump(config))
+    return View(**values, flow=flow)  # type: ignore[arg-type]
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -42,15 +47,18 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_through_the_store_and_straight_from_the_video_are_equal_bit_for_bit(
     toy: Path, crops: int, method: str
 ) -> None:
-    view = configure(crop=24, crops=crops, **({"flow": method} if method else {}))
-    run_stage("finetune")
-    run_stage("extract")
-    backbone = read_backbone(WEIGHTS)
+    view = configure(crop=24, crops=crops, flow=method)
+    stream = ["--stream", "flow" if method else "rgb"]
+    run_stage("finetune", *stream)
+    run_stage("extract", *stream)
+    name = "flow-shared" if method else "shared"
+    weights = ARTIFACTS / "backbone" / name / "backbone.safetensors"
+    backbone = read_backbone(weights)
     assert backbone.is_flow == bool(method)
     key = features_key(view, backbone.name, backbone.weights_sha256)
-    store = FeatureStore(ARTIFACTS / "features/shared", key)
+    store = FeatureStore(ARTIFACTS / "features" / name, key)
     arguments = ["media/toy/left", "media/toy/long", "--out", "out", "--backbone", backbone.name]
-    arguments += ["--weights", str(WEIGHTS), "--fps", "10", "--short-side", "32", "--crop", "24"]
+    arguments += ["--weights", str(weights), "--fps", "10", "--short-side", "32", "--crop", "24"]
     arguments += ["--crops", str(crops), *(["--flow", method] if method else [])]
     assert extract_command.main(arguments) == 0
     direct = FeatureStore("out", key)
@@ -68,16 +76,16 @@ def test_through_the_store_and_straight_from_the_video_are_equal_bit_for_bit(
 def test_flow_tells_left_from_right_and_predict_answers_as_the_stages_do(toy: Path) -> None:
     view = configure(flow="dis")
     for stage in ("finetune", "extract"):
-        run_stage(stage)
-    run_stage("train", "--task", "clip")
-    run_stage("evaluate", "--task", "clip")
-    found = rows(ARTIFACTS / "evaluations/clip-rgb-fold1-seed0/predictions.csv")
+        run_stage(stage, *FLOW)
+    run_stage("train", "--task", "clip", *FLOW)
+    run_stage("evaluate", "--task", "clip", *FLOW)
+    found = rows(ARTIFACTS / "evaluations/clip-flow-fold1-seed0/predictions.csv")
     assert len(found) == 8
     assert all(row["label"] == row["predicted"] for row in found)
-    folder = ARTIFACTS / "trainings/clip-rgb-fold1-seed0/model"
+    folder = ARTIFACTS / "trainings/clip-flow-fold1-seed0/model"
     model = load_model(folder)
     assert model.spec.view == view
-    store = FeatureStore(ARTIFACTS / "features/shared", model.spec.features_key)
+    store = FeatureStore(ARTIFACTS / "features/flow-shared", model.spec.features_key)
     assert predict_command.main(["media/toy/right", "--model", str(folder), "--out", "out"]) == 0
     scores = {Path(row["path"]).name: row for row in rows(Path("out/results.csv"))}
     for video in rows(ARTIFACTS / "videos.csv"):
@@ -94,30 +102,66 @@ def test_a_video_of_one_picture_is_listed_and_left_out_of_training(
     toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_video(Path("media/toy/left/still.mp4"), square_frames([9], (255, 160, 90), 5), fps=10)
+    write_video(Path("media/toy/left/still2.mp4"), square_frames([4], (255, 160, 90), 6), fps=10)  # of the test side
     write_toy_video(Path("media/toy/left/new.mp4"), "left", 77)
     with Path("media/toy/labels.csv").open("a") as labels:
-        labels.write("left/still.mp4,left,g19\nleft/new.mp4,left,g18\n")
-    configure(flow="farneback")
-    text = Path("configs/toy.yaml").read_text()
-    tuned = "finetune: {epochs: 1, frames_per_video: 2, batch_size: 16, flip: false}"
-    Path("configs/toy.yaml").write_text(text.replace("finetune: null", tuned))
+        labels.write("left/still.mp4,left,g19\nleft/new.mp4,left,g18\nleft/still2.mp4,left,g01\n")
+    configure(flow="farneback", finetune="{epochs: 1, frames_per_video: 2, batch_size: 16, flip: false}")
     for stage in ("index", "decode"):
         run_stage(stage)
     capsys.readouterr()
-    run_stage("finetune")
+    run_stage("finetune", *FLOW)
     assert f"train: 1 video(s) left out: {NO_FLOW}" in capsys.readouterr().out
-    run_stage("extract")
+    run_stage("extract", *FLOW)
     printed = capsys.readouterr().out
     assert f"extract: left/still.mp4 has no features: {NO_FLOW}" in printed
-    assert "extract: 62 of 62 videos extracted" in printed
-    run_stage("extract")
+    assert "extract: 63 of 63 videos extracted" in printed
+    run_stage("extract", *FLOW)
     printed = capsys.readouterr().out
-    assert "extract: 0 of 62 videos extracted" in printed
+    assert "extract: 0 of 63 videos extracted" in printed
     assert f"left/still.mp4 has no features: {NO_FLOW}" in printed
-    run_stage("train", "--task", "clip")
+    run_stage("train", "--task", "clip", *FLOW)
     assert "train: 1 video(s) give no features" in capsys.readouterr().out
 
-    folder = ARTIFACTS / "trainings/clip-rgb-fold1-seed0/model"
+    folder = ARTIFACTS / "trainings/clip-flow-fold1-seed0/model"
     assert predict_command.main(["media/toy/left/still.mp4", "--model", str(folder), "--out", "out"]) == 1
     [row] = rows(Path("out/results.csv"))
     assert (row["status"], row["reason"]) == ("rejected", NO_FLOW)
+
+    # One timestep of colour is enough for all that follows, and the fusion answers by colour alone.
+    for stage in ("finetune", "extract"):
+        run_stage(stage)
+    run_stage("train", "--task", "clip")
+    for stream in ("rgb", "flow"):
+        run_stage("evaluate", "--task", "clip", "--stream", stream)
+    run_stage("fuse", "--task", "clip")
+    run_stage("report")
+    fused = {row["video_id"]: row for row in rows(ARTIFACTS / "evaluations/clip-fused-fold1-seed0/predictions.csv")}
+    alone = {row["video_id"]: row for row in rows(ARTIFACTS / "evaluations/clip-rgb-fold1-seed0/predictions.csv")}
+    assert fused["left/still2.mp4"] == alone["left/still2.mp4"]
+    assert fused.keys() == alone.keys()
+
+
+@pytest.mark.slow
+def test_ten_crops_from_training_to_the_report(toy: Path) -> None:
+    configure(crop=24, crops=10)
+    for stage in ("finetune", "extract"):
+        run_stage(stage)
+    run_stage("train", "--task", "clip")
+    run_stage("evaluate", "--task", "clip")
+    model = load_model(ARTIFACTS / "trainings/clip-rgb-fold1-seed0/model")
+    store = FeatureStore(ARTIFACTS / "features/shared", model.spec.features_key)
+    hashes = {video["video_id"]: video["sha256"] for video in rows(ARTIFACTS / "videos.csv")}
+    controls = {
+        (row["control"], row["video_id"]): row
+        for row in rows(ARTIFACTS / "evaluations/clip-rgb-fold1-seed0/controls.csv")
+    }
+    for row in rows(ARTIFACTS / "evaluations/clip-rgb-fold1-seed0/predictions.csv"):
+        values = store.read(hashes[row["video_id"]]).values.astype(np.float32)
+        assert values.shape[1] == 10
+        each = [model.predict_features(values[:, crop]) for crop in range(10)]
+        assert float(row["left"]) == pytest.approx(float(np.mean(each, axis=0)[0]), abs=1e-5)
+        backwards = [model.predict_features(values[::-1, crop]) for crop in range(10)]
+        control = controls["reversed", row["video_id"]]
+        assert float(control["left"]) == pytest.approx(float(np.mean(backwards, axis=0)[0]), abs=1e-5)
+    run_stage("report")

@@ -12,6 +12,7 @@ from pipeline.data.cards import read_dataset
 from pipeline.data.tables import read_segments, read_splits, read_videos
 from pipeline.errors import ConfigError, DataError, LrcnError
 from pipeline.features.store import FeatureStore
+from pipeline.inference import predict
 from pipeline.models.modelfolder import load_model
 from pipeline.stages.layout import Layout
 from pipeline.stages.samples import read_samples
@@ -136,6 +137,27 @@ def test_the_tables_say_what_the_files_are(toy):
         assert [row["status"] for row in csv.DictReader(file)] == ["ok"] * 8
 
 
+def test_only_files_that_the_card_does_not_name_are_said_aloud(toy, capsys):
+    run_stage("index")
+    printed = capsys.readouterr().out
+    assert "19 files in media/toy: 8 feature files, 0 rejected, 11 of the data set's own tables; " in printed
+    assert "no feature files" not in printed
+    (toy / "expected.json").write_text("{}")
+    run_stage("index")
+    printed = capsys.readouterr().out
+    assert "8 feature files, 1 rejected, 11 of the data set's own tables; " in printed
+    assert "index: warning: 1 other file(s) of the media folder are no feature files; see `rejected`" in printed
+
+
+def test_a_side_of_which_nothing_is_left_says_why(toy):
+    for name in RECORDINGS[6:]:
+        np.save(toy / "features" / f"{name}.npy", np.where(values_of(name) > 3, np.nan, 0).T)
+    prepare()
+    with pytest.raises(DataError, match=r"fold 1: test: 2 video\(s\) have a label of the frame task, none has "
+                       r"features: 2 could not be decoded \(see .*decoded\.csv\), 0 give none"):  # fmt: skip
+        samples("test")
+
+
 def test_a_second_run_does_nothing_and_other_labels_import_again(toy, capsys):
     prepare()
     assert "8 of 8 feature files imported" in capsys.readouterr().out
@@ -193,7 +215,7 @@ def test_each_bad_file_has_its_reason_and_the_others_go_on(toy, capsys):
     assert reasons["g0_1.npy"].endswith("but most files here have 5")
     assert reasons["g1_0.npy"] == "not a NumPy file (it does not begin as one)"
     assert reasons["notes.csv"] == "not below features/, where the card says the features are"
-    assert reasons["g0_0.txt"] == reasons["mapping.txt"] == "a table of the data set, not a video"
+    assert reasons["g0_0.txt"] == reasons["mapping.txt"] == "a table of the data set"
     printed = capsys.readouterr().out
     assert "fold 1: 3 listed video(s) are not in the media folder" in printed
     assert "decode: features/g3_0.npy: rejected: 1 of" in printed
@@ -254,6 +276,48 @@ def test_all_stages_and_prediction_from_files(toy, capsys):
     assert "no CNN to look at pictures with; expected files of features" in rows["video.mp4"]["reason"]
 
 
+def test_a_bad_feature_file_stops_no_other(toy, monkeypatch):
+    prepare()
+    run_stage("train", "--task", "frame")
+    inbox = toy / "inbox"
+    inbox.mkdir()
+    np.save(inbox / "good.npy", values_of("g3_0").T)
+    with (inbox / "vast.npy").open("wb") as file:  # sparse: 256 GB of nothing
+        shape = (5, 64 * 2**30 // 5)
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        file.truncate(file.tell() + 4 * shape[0] * shape[1])
+    with (inbox / "vast.csv").open("wb") as file:
+        file.truncate(2**40)
+    np.save(inbox / "lost.npy", values_of("g3_0").T)
+    np.save(inbox / "odd.npy", values_of("g3_0").T)
+    real = predict.read_given
+
+    def reads(path, *rest):
+        if path.name == "lost.npy":
+            raise OSError(5, "Input/output error")
+        if path.name == "odd.npy":
+            raise MemoryError("no room")
+        return real(path, *rest)
+
+    arguments = ["predict", str(inbox), "--model", str(model_folder()), "--out", "predictions", "--max-memory", "16"]
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "read_given", reads)
+        assert main(arguments) == 1
+    with Path("predictions/results.csv").open() as file:
+        rows = {Path(row["path"]).name: row for row in csv.DictReader(file)}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "good.npy": "ok", "lost.npy": "failed", "odd.npy": "failed", "vast.csv": "failed", "vast.npy": "failed",
+    }  # fmt: skip
+    limit = "more than 16 MB, the limit for one file (--max-memory)"
+    assert rows["vast.npy"]["reason"] == f"reading it needs 524288 MB of memory, {limit}"
+    assert rows["vast.csv"]["reason"] == f"reading it needs 1048576 MB of memory, {limit}"
+    assert rows["lost.npy"]["reason"] == "cannot be read: Input/output error"
+    assert rows["odd.npy"]["reason"] == "MemoryError: no room"
+    for name in ("vast.npy", "vast.csv"):
+        (inbox / name).unlink()
+    assert main(arguments) == 0  # what failed is tried again
+
+
 def test_a_plain_folder_of_csv_files_with_a_label_column(toy):
     card = CARD.replace("folder: features, fps", "folder: ., fps")
     card = card.replace(
@@ -278,12 +342,13 @@ def test_a_plain_folder_of_csv_files_with_a_label_column(toy):
     assert {segment.label for segment in read_segments(ARTIFACTS / "segments.csv")} == {"up", "down"}
     run_stage("train", "--task", "frame")
     np.savetxt("bare.csv", values_of("g3_0"), delimiter=",", fmt="%.9g")
-    assert (
-        main(["predict", str(toy / "g3_0.csv"), "bare.csv", "--model", str(model_folder()), "--out", "predictions"])
-        == 0
-    )
+    Path("counted.csv").write_text("0,1,2,3,4\n" + Path("bare.csv").read_text())  # as pandas names columns
+    paths = [str(toy / "g3_0.csv"), "bare.csv", "counted.csv"]
+    assert main(["predict", *paths, "--model", str(model_folder()), "--out", "predictions"]) == 0
     with Path("predictions/results.csv").open() as file:
-        assert len({row["score"] for row in csv.DictReader(file)}) == 1
+        rows = list(csv.DictReader(file))
+    assert len({row["score"] for row in rows}) == 1
+    assert [int(row["frames"]) for row in rows] == [len(labels_of("g3_0")[::3])] * 3
 
 
 @pytest.mark.parametrize(

@@ -252,9 +252,7 @@ def test_end_to_end_training_follows_and_goes_on_where_it_was_cut_off(toy, monke
     with pytest.raises(KeyboardInterrupt):
         run_stage("finetune")
     checkpoints = ARTIFACTS / "checkpoints"
-    assert {path.name for path in checkpoints.iterdir()} == {
-        "finetune-fold1-frames.safetensors", "finetune-fold1-windows.safetensors"
-    }  # fmt: skip
+    assert {path.name[:-29] for path in checkpoints.iterdir()} == {"finetune-fold1-frames", "finetune-fold1-windows"}
     monkeypatch.setattr(endtoend, "save_checkpoint", save)
     monkeypatch.setattr(stage, "finetune", cut)  # single frames are not trained on again
     run_stage("finetune")
@@ -310,6 +308,59 @@ def test_footage_is_the_stored_frames_of_clips_and_segments(toy):
             assert np.array_equal(list(stretch.frames(3, 9)), stored[3:9])
             columns = [int(frame[16, :, 0].argmax()) for frame in stretch.frames(0, stretch.num_steps)]
             assert (columns[-1] > columns[0]) == (dataset.classes[number] == "right")
+
+
+def test_only_labelled_videos_are_read_to_fine_tune_a_cnn(toy, monkeypatch):
+    from pipeline.stages.finetune import labelled_frames
+    from pipeline.stages.footage import labelled_stretches
+    from pipeline.stages.layout import stage_options
+    from pipeline.video.framestore import FrameStore
+
+    segments = ARTIFACTS / "segments.csv"
+    kept = [line for line in segments.read_text().splitlines() if "g04" not in line]  # of g04 nothing is labelled ...
+    segments.write_text("\n".join([*kept, "long/g04.mp4,90,91,left"]) + "\n")  # ... that the video shows
+    options = stage_options("", ["--config", "configs/toy.yaml"], fold=True)
+    labelled, without = labelled_stretches(options, read_dataset("datasets/toy"), "val")
+    found = {video.video_id: [tuple(stretch) for stretch in stretches] for video, stretches in labelled}
+    assert found == {
+        "left/g04.mp4": [(0, 0, 11)], "left/g05.mp4": [(0, 0, 11)], "long/g05.mp4": [(1, 5, 16), (0, 21, 32)],
+        "right/g04.mp4": [(1, 0, 11)], "right/g05.mp4": [(1, 0, 11)],
+    }  # fmt: skip
+    assert without == 0
+    read, original = [], FrameStore.read
+    monkeypatch.setattr(FrameStore, "read", lambda store, sha256: [read.append(sha256), *original(store, sha256)][1:])
+    frames = labelled_frames(options, read_dataset("datasets/toy"), "val", 2)
+    assert read == [video.sha256 for video, _ in labelled]
+    assert [video.class_index for video in frames] == [number for _, own in labelled for number, *_ in own]
+
+
+def test_the_report_says_how_videos_are_looked_at(toy):
+    from pipeline.stages.report import backbone_in_words, view_in_words
+    from pipeline.stages.layout import stage_options
+
+    def words(**changes: str) -> tuple[str, str]:
+        text = (toy / "configs/toy.yaml").read_text()
+        for old, new in (("crops: 1", changes["crops"]), ("weights: random", changes["weights"])):
+            text = text.replace(old, new)
+        Path("configs/other.yaml").write_text(text.replace("finetune: null", changes["finetune"]))
+        options = stage_options("", ["--config", "configs/other.yaml"])
+        return view_in_words(options), backbone_in_words(options.experiment.stream("rgb"))
+
+    assert words(crops="crops: 1", weights="weights: random", finetune="finetune: null") == (
+        "10 frames a second, shorter side 32 pixels, centre 32 pixels, whole videos", "squeezenet1_1, weights: random",
+    )  # fmt: skip
+    tuned = "finetune: {epochs: 4, frames_per_video: 2, end_to_end: {epochs: 7, clip_frames: 5}}"
+    assert words(crops="crops: 10", weights="weights: random, layer: features.3", finetune=tuned) == (
+        "10 frames a second, shorter side 32 pixels, 10 crops of 32 pixels (centre and corners, and these mirrored), "
+        "whole videos",
+        "squeezenet1_1, layer features.3, weights: random, fine-tuned in each fold on single frames for 4 epochs, "
+        "then with an LSTM on windows of 5 frames for 7 epochs",
+    )
+    model = load_model(ARTIFACTS / "trainings/clip-rgb-fold1-seed0/model")
+    page = (ARTIFACTS / "report.html").read_text()
+    assert f"<dt>shared features key</dt><dd>{model.spec.features_key}</dd>" in " ".join(page.split()).replace(
+        "</dt> <dd>", "</dt><dd>"
+    )
 
 
 @pytest.mark.parametrize("keep", [0, 40])

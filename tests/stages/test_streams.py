@@ -164,7 +164,7 @@ def test_scores_are_means_over_the_seeds(streams, capsys):
     out = capsys.readouterr().out
     assert "toy, clip task, both streams: 8 test videos" in out
     assert "the mean over 2 seeds ±" in out
-    assert "optical flow alone" in out
+    assert "optical flow, or RGB where there is no flow" in out
 
 
 @pytest.mark.slow
@@ -202,6 +202,33 @@ def test_a_video_without_flow_is_counted_and_answered_by_rgb(streams, capsys):
     video = lines[1].split(",")[0]
     answers = [next(row["left"] for row in table if row["video_id"] == video) for table in (fused, rgb)]
     assert answers[0] == answers[1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
+def test_a_fusion_made_again_stays_one_run_until_its_settings_change(streams, tmp_path, monkeypatch):
+    import mlflow
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for _ in range(2):
+        run_stage("fuse", "--task", "clip")
+        shutil.rmtree(EVALUATIONS / "clip-fused-fold1-seed0")  # as DVC does
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("toy").experiment_id
+    (run,) = client.search_runs([experiment])
+    assert (run.info.run_name, run.info.status) == ("clip-fused-fold1-seed0", "FINISHED")
+    assert run.data.params["flow.weight"] == "validation"
+    config = Path("configs/toy.yaml")
+    config.write_text(config.read_text().replace("weight: validation", "weight: 0.25"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    run_stage("fuse", "--task", "clip")  # leaves no run, and forgets none
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    run_stage("fuse", "--task", "clip")
+    newer, older = client.search_runs([experiment], order_by=["start_time DESC"])
+    assert older.info.run_id == run.info.run_id
+    assert newer.data.params["flow.weight"] == "0.25"
+    assert newer.data.metrics["fusion/flow_weight"] == 0.25
 
 
 @pytest.mark.slow

@@ -267,6 +267,9 @@ def test_ten_crops_are_stored_as_they_are(store: FeatureStore) -> None:
     assert np.array_equal(found.crop(7), values[:, 7])
     assert features().num_crops == 1
     assert np.array_equal(features().crop(0), features().values)
+    for one, number in ((found, 10), (found, -1), (features(), 1)):
+        with pytest.raises(ValueError, match=f"crop {number} of features of shape .*; expected 0 to"):
+            one.crop(number)
     values[1, 9, 3] = np.inf
     with pytest.raises(ValueError, match=r"1 of 3 feature vectors .* \(the first at 1.000 s\)"):
         VideoFeatures(values, np.arange(3.0), np.arange(3.0))

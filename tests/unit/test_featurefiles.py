@@ -2,9 +2,17 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from pipeline.data.featurefiles import find_layout, read_csv_features, read_features, read_shape, steps_on_grid
+from pipeline.data.featurefiles import (
+    bytes_to_read,
+    find_layout,
+    read_csv_features,
+    read_features,
+    read_shape,
+    steps_on_grid,
+)
 from pipeline.data.framelabels import runs
 from pipeline.data.labels import frame_labels
 from pipeline.errors import DataError, RejectedVideo
@@ -120,13 +128,35 @@ def write(tmp_path: Path, text: str) -> Path:
     return tmp_path / "a.csv"
 
 
-@pytest.mark.parametrize("text", ["1,2\n3,4.5\n", "x,y\n1,2\n\n3,4.5\n", "\ufeffx,y\r\n1,2\r\n3,4.5\r\n"])
+@pytest.mark.parametrize("text", ["1.0,2\n3,4.5\n", "x,y\n1,2\n\n3,4.5\n", "\ufeffx,y\r\n1,2\r\n3,4.5\r\n"])
 def test_rows_are_timesteps_with_or_without_a_header(tmp_path, text):
     values, labels = read_csv_features(write(tmp_path, text), None)
     assert values.tolist() == [[1, 2], [3, 4.5]]
     assert labels == []
     assert read_features(tmp_path / "a.csv", "csv").tolist() == [[1, 2], [3, 4.5]]
     assert read_shape(tmp_path / "a.csv") == ((2, 2), "text")
+
+
+@pytest.mark.parametrize("header", ["0,1,2\n", "1,2,3\n", "0, 1, 2\r\n"])
+def test_a_first_row_that_counts_the_columns_names_them(tmp_path, header):
+    values, _ = read_csv_features(write(tmp_path, header + "0,1,2\n5,6,7.5\n"), None)
+    assert values.tolist() == [[0, 1, 2], [5, 6, 7.5]]
+    assert read_shape(tmp_path / "a.csv") == ((2, 3), "text")
+
+
+def test_what_pandas_writes_comes_back(tmp_path):
+    values = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    frame = pd.DataFrame(values)
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    np.testing.assert_array_equal(read_features(tmp_path / "a.csv", "csv"), values)
+    frame.assign(label=["up", "up", "down", ""]).to_csv(tmp_path / "a.csv", index=False)
+    np.testing.assert_array_equal(read_features(tmp_path / "a.csv", "csv", "label"), values)
+
+
+@pytest.mark.parametrize("row", ["0", "1", "0,2", "2,1", "0.0,1.0", "1,2,4", "2,3"])
+def test_other_first_rows_of_numbers_are_timesteps(tmp_path, row):
+    values, _ = read_csv_features(write(tmp_path, f"{row}\n{row}\n"), None)
+    assert values.tolist() == [[float(cell) for cell in row.split(",")]] * 2
 
 
 def test_the_label_column_is_no_feature(tmp_path):
@@ -152,6 +182,11 @@ def test_the_label_column_is_no_feature(tmp_path):
 def test_what_a_csv_file_may_not_hold(tmp_path, text, column, reason):
     with pytest.raises(RejectedVideo, match=reason):
         read_features(write(tmp_path, text), "csv", column)
+
+
+def test_memory_is_known_before_a_file_is_read(tmp_path):
+    assert bytes_to_read(save(tmp_path / "a.npy", np.zeros((10, 4), np.float64))) == 10 * 4 * (8 + 4)
+    assert bytes_to_read(write(tmp_path, "1.5,2\n")) == 6
 
 
 # --- which axis is time

@@ -124,7 +124,12 @@ def test_a_hundred_classes_fit() -> None:
 
 def test_the_ladder_shows_scores_with_intervals_and_differences() -> None:
     shown = texts(ladder_figure(METRICS))
-    for text in ("the model", "a single frame", "the model, frames reversed", "top-1 accuracy on the test videos"):
+    for text in (
+        "the model",
+        "single frames, averaged",
+        "the model, frames backwards",
+        "top-1 accuracy on the test videos",
+    ):
         assert text in shown
     assert "0.95 [0.92, 0.97]" in shown
     assert "0.48 [0.40, 0.55]" in shown

@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +9,8 @@ import pytest
 from pipeline.video import flow as module
 from pipeline.video.flow import (
     BOUND,
+    MIDDLE,
+    STEPS,
     Method,
     estimator,
     first_flow_step,
@@ -17,6 +20,7 @@ from pipeline.video.flow import (
     mirror_flow,
 )
 from pipeline.video.reader import Frame
+from pipeline.view import FLOW_FORMAT
 
 METHODS: tuple[Method, ...] = ("dis", "farneback")
 SIZE = (96, 128)
@@ -193,3 +197,12 @@ def test_only_the_wanted_steps_are_given_and_they_are_the_same() -> None:
     assert [flow.time_seconds for flow in found] == [0.3, 0.5]
     assert all(np.array_equal(flow.image, everything[step].image) for flow, step in zip(found, (1, 3), strict=True))
     assert first_flow_step(np.array(pts)) == len(pts) - len(everything) == 2
+
+
+def test_flow_images_are_those_of_their_format() -> None:
+    """A change of what an image holds is a new FLOW_FORMAT: stored features of the old one must not pass for new."""
+    rows, columns = np.mgrid[-3:4:1.0, -9:10:6.0]
+    image = flow_image(np.stack([columns, rows], axis=-1).astype(np.float32).repeat(8, 0).repeat(14, 1))
+    known = {1: "8084476dc1c81857"}
+    assert known[FLOW_FORMAT] == hashlib.sha256(image.tobytes()).hexdigest()[:16]
+    assert (BOUND, MIDDLE, STEPS) == (1 / 16, 128, 127)

@@ -133,9 +133,17 @@ def test_the_tables_of_a_data_set(tiny, tmp_path):
         "classes": {"down": 1, "up": 1},
         "segments": {"down": 1, "up": 1},
     }
-    assert audit["files"] == {"total": 11, "ok": 9, "rejected": 2}
+    assert audit["files"] == {"total": 11, "ok": 9, "rejected": 0, "tables": 2}
     assert audit["videos"] == {"in_splits": 9, "labelled": 6, "with_segments": 3, "unlabelled": 0, "groups": 3}
-    assert audit["warnings"] == ["2 other file(s) of the media folder are no videos; see `rejected`"]
+    assert audit["rejected"] == audit["warnings"] == []  # the card's own tables are nothing to look at
+
+
+def test_files_that_the_card_does_not_name_are_said_aloud(tiny):
+    put(tiny / "media", "notes.txt", "text")
+    audit = index(tiny).audit
+    assert audit["files"] == {"total": 12, "ok": 9, "rejected": 1, "tables": 2}
+    assert audit["warnings"] == ["1 other file(s) of the media folder are no videos; see `rejected`"]
+    assert [row["video_id"] for row in audit["rejected"]] == ["notes.txt"]
 
 
 def test_a_video_without_label_is_listed_and_counted(tiny):

@@ -62,6 +62,18 @@ def test_a_seed_that_is_not_trained(config) -> None:
         stage_options("", ["--config", config, "--seed", "5"], seed=True)
 
 
+@pytest.mark.parametrize("number", [0, 9])
+def test_a_fold_that_is_not_trained(config, number) -> None:
+    with pytest.raises(ConfigError, match=rf"--fold is {number}; expected one that .*toy\.yaml trains \(1, 2\)"):
+        stage_options("", ["--config", config, "--fold", str(number)], fold=True)
+
+
+def test_the_first_fold_is_the_default(tmp_path) -> None:
+    path = tmp_path / "toy.yaml"
+    path.write_text(experiment(folds=[2, 3]).model_dump_json())
+    assert stage_options("", ["--config", str(path)], fold=True).fold == 2
+
+
 def test_a_stream_that_is_not_there(tmp_path) -> None:
     path = tmp_path / "toy.yaml"
     path.write_text(experiment(flow=None).model_dump_json())

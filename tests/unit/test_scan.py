@@ -64,11 +64,11 @@ def test_every_file_is_answered_for(tmp_path):
         "broken.mp4": "a symbolic link to a file that does not exist",
         "empty.mp4": "no video stream",
         "link.mp4": "",
-        "lists/one.txt": "a table of the data set, not a video",
+        "lists/one.txt": "a table of the data set",
         "notes.txt": "no video stream",
         "odd.mp4": "its header cannot be read (ZeroDivisionError: rate 0/0)",
         "pipe.mp4": "not a regular file (a pipe)",
-        "table.csv": "a table of the data set, not a video",
+        "table.csv": "a table of the data set",
         "unknown.mp4": "",
         "\udce9.mp4": "",
     }

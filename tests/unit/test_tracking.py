@@ -513,6 +513,24 @@ def test_a_logged_model_loads_without_pickle_and_takes_any_length(
         loaded.predict(np.zeros((1, 7, 6), np.float32))
 
 
+def test_a_logged_model_of_ten_crops_takes_ten_vectors_a_timestep(
+    uri: str, make_model: Callable[[str], Model]
+) -> None:
+    import mlflow
+
+    model = make_model("clip")
+    assert model.folder
+    with start(uri) as run:
+        name = run.log_model(model.folder, feature_size=5, num_classes=2, per_step=False, num_crops=10)
+    with trackingstore.current(uri):
+        loaded = mlflow.pyfunc.load_model(name)
+    features = np.random.default_rng(0).normal(size=(3, 7, 10, 5)).astype(np.float32)
+    each = [[model.predict_features(video[:, crop]) for crop in range(10)] for video in features]
+    np.testing.assert_allclose(loaded.predict(features), np.mean(each, axis=1), atol=1e-6)
+    with pytest.raises(mlflow.MlflowException, match="shape"):
+        loaded.predict(features[:, :, 0])
+
+
 def test_a_model_can_be_registered(uri: str, make_model: Callable[[str], Model]) -> None:
     import mlflow
 

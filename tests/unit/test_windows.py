@@ -1,14 +1,17 @@
 import threading
 from collections import Counter
 from collections.abc import Generator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.training.windows import Footage, FrameMemory, Window, mirror_colour, random_windows, read_batches
+from pipeline.training.windows import Footage, FrameMemory, Window, random_windows, read_batches
+from pipeline.video.flow import mirror
 
 HEIGHT, WIDTH, CROP = 12, 15, 8
+mirror_colour = partial(mirror, is_flow=False)
 
 
 def numbered(steps: int, class_index: int = 0) -> Footage:

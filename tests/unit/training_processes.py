@@ -6,6 +6,7 @@ Each process writes what it ended with to `<folder>/<rank of size>.safetensors`.
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from pipeline.training.distributed import World, process_group
 from pipeline.training.endtoend import train_end_to_end
+from pipeline.video.flow import mirror
 from tests.unit.coloured_squares import SETTINGS, VIEW, drawn, small_backbone
 
 BATCHES = [5, 5, 1, 4, 5, 1]  # rows: in a batch of one, one of two processes has none
@@ -59,8 +61,9 @@ def end_to_end(world: World) -> dict[str, torch.Tensor]:
     """Both networks after end-to-end training; the last batch of an epoch has one window."""
     backbone = small_backbone()
     network, history = train_end_to_end(
-        backbone, drawn(17), drawn(5, first=500), num_classes=2, view=VIEW, settings=SETTINGS, world=world
-    )
+        backbone, drawn(17), drawn(5, first=500), num_classes=2, view=VIEW, settings=SETTINGS, world=world,
+        mirror=partial(mirror, is_flow=False),
+    )  # fmt: skip
     losses = torch.tensor([[row["train_loss"], row["val_loss"]] for row in history])
     return {**contiguous(nn.ModuleList([backbone, network])), "losses": losses}
 
