@@ -208,8 +208,9 @@ class Run:
         """A model folder as an MLflow model: no pickle, any number of timesteps; its URI, None when tracking is off.
 
         It takes (B, T, D) float32 features, or (B, T, crops, D) where `num_crops` (the view's) is above 1, and gives
-        (B, K) class probabilities, or (B, T, K) with `per_step`. It loads wherever this package is installed. The metrics of `epoch` (the one whose weights were kept) and the run's
-        parameters stand beside it. `registered_name` adds a version to the model registry.
+        (B, K) class probabilities, or (B, T, K) with `per_step`. It loads wherever this package is installed. The
+        metrics of `epoch` (the one whose weights were kept) and the run's parameters stand beside it. `registered_name`
+        adds a version to the model registry.
         """
         uris: list[str] = []
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 # Raised when the code changes what the same numbers mean, so that nothing made before is taken for current.
@@ -73,11 +73,6 @@ class View:
     def frames_key(self) -> str:
         """Identity of stored frames: everything that shapes them, and nothing else."""
         return digest({"format": FRAMES_FORMAT, "fps": float(self.fps), "short_side": self.short_side})
-
-    @property
-    def key(self) -> str:
-        """Identity of the whole view."""
-        return digest({"format": FRAMES_FORMAT, **asdict(self), "fps": float(self.fps)})
 
     def clip_starts(self, num_steps: int) -> list[int]:
         """First timesteps of the clips that cover a video; the last clip ends at the video's end.

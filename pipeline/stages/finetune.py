@@ -31,6 +31,7 @@ from pipeline.view import digest
 
 # phase: `frames` or `windows`. Losses of the two do not compare: one frame's answer, and the average over windows.
 COLUMNS = ["phase", "epoch", "train_loss", "val_loss", "val_frame_accuracy", "val_video_accuracy"]
+COLUMNS += ["lr", "backbone_lr", "grad_norm"]  # of windows
 
 
 def main(argv: Sequence[str] | None = None) -> None:

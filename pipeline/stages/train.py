@@ -140,6 +140,7 @@ def train_one(options: StageOptions, world: World) -> None:
             feature_size=backbone.feature_size,
             num_classes=len(classes),
             per_step=options.task == "frame",
+            num_crops=stream.view.crops,
             epoch=int(best["epoch"]),
         )
         facts = {"run_id": run.run_id, "experiment": options.name, "name": folder.name}

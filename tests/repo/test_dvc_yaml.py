@@ -210,7 +210,7 @@ def test_select_names_what_a_valid_file_leaves_out_and_dvc_asks_for(
     assert Path(EXPERIMENTS).read_text() == rows
     del values["flow"]  # then its method is asked for no more
     Path("configs/brief.yaml").write_text(yaml.safe_dump(values))
-    with pytest.raises(ConfigError, match="finetune: null, view.crops: 1$"):
+    with pytest.raises(ConfigError, match=r"finetune: null, view\.crops: 1$"):
         select.main(["brief"])
 
 

@@ -335,8 +335,8 @@ def test_only_labelled_videos_are_read_to_fine_tune_a_cnn(toy, monkeypatch):
 
 
 def test_the_report_says_how_videos_are_looked_at(toy):
-    from pipeline.stages.report import backbone_in_words, view_in_words
     from pipeline.stages.layout import stage_options
+    from pipeline.stages.report import backbone_in_words, view_in_words
 
     def words(**changes: str) -> tuple[str, str]:
         text = (toy / "configs/toy.yaml").read_text()

@@ -356,7 +356,8 @@ def test_a_fusion_is_held_against_each_stream() -> None:
     assert said(fused()) == (
         "The fusion of both streams labels 0.90 [0.70, 1.00] of 10 test videos correctly (95 % interval over 5 groups "
         "of recordings; with so few, intervals are too narrow). RGB (or flow where there is no RGB) reaches 0.75 and "
-        "optical flow (or RGB where there is no flow) reaches 0.60; the gain over the better of these is +0.15 [+0.05, +0.25]."
+        "optical flow (or RGB where there is no flow) reaches 0.60; the gain over the better of these is +0.15 "
+        "[+0.05, +0.25]."
     )
 
 

@@ -513,9 +513,7 @@ def test_a_logged_model_loads_without_pickle_and_takes_any_length(
         loaded.predict(np.zeros((1, 7, 6), np.float32))
 
 
-def test_a_logged_model_of_ten_crops_takes_ten_vectors_a_timestep(
-    uri: str, make_model: Callable[[str], Model]
-) -> None:
+def test_a_logged_model_of_ten_crops_takes_ten_vectors_a_timestep(uri: str, make_model: Callable[[str], Model]) -> None:
     import mlflow
 
     model = make_model("clip")

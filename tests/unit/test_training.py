@@ -306,9 +306,7 @@ def test_one_class_and_infinite_loss_are_refused():
     broken.features[3] = float("nan")
     model = network()
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
-    with pytest.raises(
-        TrainingError, match="the loss became nan and training stopped, the weights being"
-    ):
+    with pytest.raises(TrainingError, match="the loss became nan and training stopped, the weights being"):
         train(model, broken, one, WHOLE, SETTINGS, lambda row: None)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.named_parameters())
 

@@ -16,9 +16,10 @@ def test_keys_change_with_all_of_the_first_and_none_of_the_second():
     for name, value in {"crop": 64, "clip_stride": 4}.items():
         other = dataclasses.replace(VIEW, **{name: value})
         assert other.frames_key == VIEW.frames_key
-        assert other.key != VIEW.key
     key = features_key(VIEW, "resnet18", "aa")
     assert features_key(dataclasses.replace(VIEW, crop=64), "resnet18", "aa") != key
+    assert features_key(dataclasses.replace(VIEW, crops=10), "resnet18", "aa") != key
+    assert features_key(dataclasses.replace(VIEW, flow="dis"), "resnet18", "aa") != key
     assert features_key(dataclasses.replace(VIEW, clip_stride=4), "resnet18", "aa") == key
     assert features_key(VIEW, "resnet34", "aa") != key
     assert features_key(VIEW, "resnet18", "ab") != key
@@ -53,6 +54,6 @@ def test_a_view_of_features_has_no_pictures():
     view = View(15.0, 0, 0)
     assert not view.has_pictures
     assert VIEW.has_pictures
-    assert view.key != View(7.5, 0, 0).key
+    assert features_key(view, "given", "aa") != features_key(View(7.5, 0, 0), "given", "aa")
     with pytest.raises(ValueError, match=r"view\.short_side and view\.crop are 0, .*no crops, no flow"):
         View(15.0, 0, 0, flow="dis")
