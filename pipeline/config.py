@@ -80,9 +80,9 @@ class Train(_Section):
     head: how a clip's timesteps become one answer (`pipeline/models/recurrent.py`); the frame task answers at each.
     smoothing: weight of the frame task's smoothing loss. warm_up: share of the steps in which the learning rate rises;
     then it follows `schedule`, of which `step` divides it by 10 every `step_epochs`. balance: rare classes count more
-    in the loss, or are drawn more often. chunk_frames: truncated back-propagation of the frame task, 0 = whole recordings.
-    patience: epochs without a better validation loss. memory_steps: timesteps over which gates remember before anything
-    is learned, 0 = PyTorch's own weights.
+    in the loss, or are drawn more often. chunk_frames: truncated back-propagation of the frame task, 0 = whole
+    recordings. patience: epochs without a better validation loss. memory_steps: timesteps over which gates remember
+    before anything is learned, 0 = PyTorch's own weights.
     """
 
     cell: Literal["lstm", "gru", "rnn"] = "lstm"
