@@ -201,7 +201,8 @@ def test_fine_tuning_gives_each_fold_its_own_features(toy, capsys):
     history = rows(ARTIFACTS / "backbone/fold1/history.csv")
     assert len(history) == 2
     assert set(history[0]) == {
-        "phase", "epoch", "train_loss", "val_loss", "val_frame_accuracy", "val_video_accuracy",
+        "phase", "epoch", "train_loss", "val_loss", "val_frame_accuracy", "val_video_accuracy", "lr",
+        "backbone_lr", "grad_norm",
     }  # fmt: skip
     shared, own = (
         json.loads((ARTIFACTS / f"backbone/{name}/backbone.json").read_text()) for name in ("shared", "fold1")

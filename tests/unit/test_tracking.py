@@ -386,7 +386,9 @@ def test_a_server_lost_in_the_middle_is_reported_once(
         use_everything(run, tmp_path)
         assert run.run_id
         assert not run.on
-    assert capsys.readouterr().err.count("\n") == 1
+    # On a busy machine MLflow's own monitor has time for lines of its own.
+    own = [line for line in capsys.readouterr().err.splitlines() if "INFO mlflow" not in line]
+    assert len(own) == 1
 
 
 def test_mistakes_of_our_own_are_not_hidden(uri: str) -> None:
