@@ -114,9 +114,9 @@ class Batch:
 def gather(sequences: Sequences, windows: Windows) -> Batch:
     """Cut windows out of the packed tensor."""
     steps, _ = _places(sequences, windows)
-    crops = windows.crops[:, None].expand_as(steps)
-    source = sequences.features.device
-    features = sequences.features[steps.to(source), crops.to(source)].to(sequences.device, non_blocking=True).float()
+    rows = (steps * sequences.num_crops + windows.crops[:, None]).flatten().to(sequences.features.device)
+    features = sequences.features.flatten(0, 1).index_select(0, rows).view(*steps.shape, -1)
+    features = features.to(sequences.device, non_blocking=True).float()
     return Batch(features, gather_labels(sequences, windows), windows.lengths)
 
 
