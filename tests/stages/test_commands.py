@@ -16,6 +16,8 @@ from pipeline.video.flow import NO_FLOW
 from pipeline.video.reader import RejectedVideo
 from tests.conftest import square_frames, write_toy_video
 
+pytestmark = pytest.mark.slow  # the fast tests of a whole minute have no room for these
+
 MODEL = "artifacts/toy/trainings/clip-rgb-fold1-seed0/model"
 
 

@@ -18,6 +18,8 @@ from pipeline.stages.layout import Layout
 from pipeline.stages.samples import read_samples
 from tests.conftest import run_stage
 
+pytestmark = pytest.mark.slow  # the fast tests of a whole minute have no room for these
+
 CARD = """
 name: toy
 title: Drawn features

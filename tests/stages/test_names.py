@@ -13,6 +13,8 @@ import pytest
 from pipeline import cli
 from tests.conftest import run_unprivileged, write_toy_video
 
+pytestmark = pytest.mark.slow  # the fast tests of a whole minute have no room for these
+
 MODEL = "artifacts/toy/trainings/clip-rgb-fold1-seed0/model"
 NAMES = [
     # bytes that are no UTF-8; what separates columns, rows, words and lists

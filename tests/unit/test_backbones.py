@@ -17,6 +17,8 @@ from pipeline.features.frozen import FrozenBackbone
 from pipeline.features.store import read_arrays, write_arrays
 from pipeline.video.flow import flow_image
 
+pytestmark = pytest.mark.slow  # the fast tests of a whole minute have no room for these
+
 NAME = "shufflenet_v2_x0_5"
 REAL_WEIGHTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "weights"
 

@@ -23,6 +23,8 @@ from pipeline.video.flow import mirror
 from tests.unit.coloured_squares import SETTINGS, VIEW, backward, drawn, small_backbone, squares
 from tests.unit.test_distributed import finish, start
 
+pytestmark = pytest.mark.slow  # the fast tests of a whole minute have no room for these
+
 CPU = World(0, 1, torch.device("cpu"))
 MIRROR = partial(mirror, is_flow=False)
 FEW, FEW_VAL = drawn(13), drawn(6, first=500)

@@ -17,6 +17,8 @@ from pipeline.features.store import VideoFeatures
 from pipeline.video.flow import Method, flow_frames
 from pipeline.video.reader import Frame, i420_to_rgb
 
+pytestmark = pytest.mark.slow  # the fast tests of a whole minute have no room for these
+
 CROP = 64
 
 

@@ -18,6 +18,8 @@ from pipeline.video.limits import Limits
 from pipeline.video.reader import Frame, Verdict, VideoReader, check_file, read_header
 from tests.conftest import decoding_children
 
+pytestmark = pytest.mark.slow  # the fast tests of a whole minute have no room for these
+
 IMPATIENT = Limits(seconds_without_progress=0.4)
 
 

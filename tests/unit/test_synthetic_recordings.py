@@ -8,6 +8,8 @@ import pytest
 
 from pipeline.synthetic_recordings import CLASSES, FPS, NUM_FEATURES, Chain, demo_chain, draw_recordings
 
+pytestmark = pytest.mark.slow  # the fast tests of a whole minute have no room for these
+
 TINY = Chain(
     start=np.array([0.7, 0.3, 0.0]),
     transitions=np.array([[0.0, 0.4, 0.6], [0.5, 0.0, 0.5], [1.0, 0.0, 0.0]]),
