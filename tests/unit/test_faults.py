@@ -13,6 +13,8 @@ from pipeline.video.reader import Verdict, check_file
 from tests.faults import damaged, good, unusable
 from tests.faults.case import Fault, matches, misplaced, shown
 
+pytestmark = pytest.mark.slow  # the fast tests of a whole minute have no room for these
+
 
 def cases(rows: Iterable[Fault]) -> list[object]:
     """The first file of each entry of the catalogue is made in every run, the others in the full one."""

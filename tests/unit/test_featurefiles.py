@@ -17,6 +17,8 @@ from pipeline.data.framelabels import runs
 from pipeline.data.labels import frame_labels
 from pipeline.errors import DataError, RejectedVideo
 
+pytestmark = pytest.mark.slow  # the fast tests of a whole minute have no room for these
+
 FOLDER = Path("features")
 
 

@@ -18,6 +18,8 @@ from pipeline.synthetic_pose import FEET, PAIRS, draw_person
 from pipeline.synthetic_scene import SCENES
 from pipeline.synthetic_video import CLASSES, Move, draw_video, generator, plan_clip, plan_recording
 
+pytestmark = pytest.mark.slow  # the fast tests of a whole minute have no room for these
+
 SEED = 3
 OPPOSITES = [(away, back) for away, back, _ in PAIRS]
 
