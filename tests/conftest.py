@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
 TOY_CARD = """
 name: toy
 title: Squares that move left or right
@@ -129,25 +131,42 @@ def run_stage(name: str, *arguments: str) -> None:
     importlib.import_module(f"pipeline.stages.{name}").main(["--config", "configs/toy.yaml", *arguments])
 
 
-@pytest.fixture(scope="session")
-def built_toy(tmp_path_factory) -> Path:
-    """The toy with every stage run on it, without tracking. Read only: tests that change something copy it."""
-    root = make_toy(tmp_path_factory.mktemp("toy"))
+@contextmanager
+def untracked_in(root: Path) -> Iterator[None]:
+    """Run stages with `root` as the working folder and tracking off; both are put back."""
     before, environment = Path.cwd(), os.environ.get("MLFLOW_TRACKING_URI")
     os.environ["MLFLOW_TRACKING_URI"] = "off"
     os.chdir(root)
     try:
+        yield
+    finally:
+        os.chdir(before)
+        os.environ.pop("MLFLOW_TRACKING_URI")
+        if environment is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = environment
+
+
+def run_command(root: Path, *command: str) -> str:
+    """Run a command of this environment in a folder, tracking as it is by default; returns all that it printed."""
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def built_toy(tmp_path_factory) -> Path:
+    """The toy with every stage run on it, without tracking. Read only: tests that change something copy it."""
+    root = make_toy(tmp_path_factory.mktemp("toy"))
+    with untracked_in(root):
         for stage in ("index", "decode", "finetune", "extract"):
             run_stage(stage)
         for task in ("clip", "frame"):
             run_stage("train", "--task", task)
             run_stage("evaluate", "--task", task)
         run_stage("report")
-    finally:
-        os.chdir(before)
-        os.environ.pop("MLFLOW_TRACKING_URI")
-        if environment is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = environment
     return root
 
 

@@ -5,11 +5,8 @@ The drawer knows the chain its recordings come from, and so the best possible sc
 
 import csv
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +15,11 @@ import pytest
 from pipeline.evaluation.frame_metrics import frame_metrics
 from pipeline.synthetic_recordings import CLASSES, METRICS
 from tests.conftest import ROOT
+from tests.conftest import run_command as run
 
 pytestmark = pytest.mark.slow
-BIN = Path(sys.executable).parent
 SHARE = 0.8  # of the margin between the best scores with time and without, which the LSTM must gain
 SLACK = 0.03  # by which the regression may miss the best scores without time, and the LSTM pass the best with it
-
-
-def run(root: Path, *command: str) -> str:
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
-    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

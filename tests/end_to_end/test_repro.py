@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, make_toy, write_toy_video
+from tests.conftest import run_command as run
 
 pytestmark = pytest.mark.slow
-BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +31,6 @@ def repository(tmp_path_factory) -> Path:
     run(root, "git", "add", "--all")
     run(root, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", "start")
     return root
-
-
-def run(root: Path, *command: str) -> str:
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
-    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
 
 
 def stages_run(output: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from pipeline import cli
 from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.fusion import WEIGHTS
-from tests.conftest import run_stage
+from tests.conftest import run_stage, untracked_in
 
 EVALUATIONS = Path("artifacts/toy/evaluations")
 FLOW = """
@@ -44,10 +43,7 @@ def built_streams(built_toy, tmp_path_factory) -> Path:
     """The built toy with a flow stream and a second seed."""
     root = tmp_path_factory.mktemp("streams") / "toy"
     shutil.copytree(built_toy, root)
-    before, environment = Path.cwd(), os.environ.get("MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_TRACKING_URI"] = "off"
-    os.chdir(root)
-    try:
+    with untracked_in(root):
         config = Path("configs/toy.yaml")
         config.write_text(config.read_text().replace("flow: null", FLOW).replace("num_seeds: 1", "num_seeds: 2"))
         for stage in ("finetune", "extract"):
@@ -59,11 +55,6 @@ def built_streams(built_toy, tmp_path_factory) -> Path:
             for seed in ("0", "1"):
                 run_stage("fuse", "--task", task, "--seed", seed)
         run_stage("report")
-    finally:
-        os.chdir(before)
-        os.environ.pop("MLFLOW_TRACKING_URI")
-        if environment is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = environment
     return root
 
 
