@@ -146,10 +146,36 @@ class Flow(_Section):
     weight: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5
 
 
+class Audit(_Section):
+    """What is checked before anything is trained.
+
+    allow_leak: train on a split whose sides share recordings; every score made with it then says so.
+    max_shortcut_auc: a classifier that sees file properties alone and scores higher is warned of.
+    """
+
+    allow_leak: bool = False
+    max_shortcut_auc: Annotated[float, Field(ge=0.5, le=1)] = 0.65
+
+
 class Evaluate(_Section):
-    """Scores and their intervals."""
+    """Scores and their intervals.
+
+    precision: wanted share of right answers among those given; below the confidence that reaches it on the validation
+    side, an answer is "unsure". false_alarms_per_hour: the rate at which the recall of alarm-like classes is read off.
+    """
 
     bootstrap_samples: Positive = 1000
+    precision: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    false_alarms_per_hour: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Probe(_Section):
+    """Test videos shown with their background, order or light changed: how often the answer changes.
+
+    videos: how many of each training's test videos, spread evenly over the classes.
+    """
+
+    videos: Positive = 60
 
 
 class StreamSettings(_Section):
@@ -175,7 +201,7 @@ class Experiment(_Section):
 
     seed: every random choice. num_seeds: trainings of each kind, with seeds seed, seed + 1, ...
     backbone: None where the data set holds ready-made features; the view then has neither short_side nor crop (0).
-    flow: the second stream; without it there is RGB alone.
+    flow: the second stream; without it there is RGB alone. probe: None where no pictures are probed.
     """
 
     dataset: Name
@@ -187,7 +213,9 @@ class Experiment(_Section):
     finetune: Finetune | None = None
     train: TrainByTask
     flow: Flow | None = None
+    audit: Audit = Audit()
     evaluate: Evaluate = Evaluate()
+    probe: Probe | None = None
 
     @model_validator(mode="after")
     def _pictures_or_features(self) -> "Experiment":

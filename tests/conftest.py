@@ -42,7 +42,9 @@ train:
   clip: {hidden_size: 32, epochs: 30, lr: 0.01, batch_size: 8, dropout: 0.0, patience: 30}
   frame: {hidden_size: 32, epochs: 30, lr: 0.01, batch_size: 4, dropout: 0.0, patience: 30}
 flow: null
-evaluate: {bootstrap_samples: 200}
+audit: {allow_leak: false, max_shortcut_auc: 0.65}
+evaluate: {bootstrap_samples: 200, precision: 0.9, false_alarms_per_hour: 1.0}
+probe: null
 """
 
 

@@ -40,7 +40,9 @@ view: {fps: 9.99, short_side: 0, crop: 0}
 backbone: null
 train:
   frame: {hidden_size: 8, epochs: 3, lr: 0.01, batch_size: 4, dropout: 0.0}
-evaluate: {bootstrap_samples: 50}
+audit: {allow_leak: false, max_shortcut_auc: 0.65}
+evaluate: {bootstrap_samples: 50, precision: 0.9, false_alarms_per_hour: 1.0}
+probe: null
 """
 NAMES = ("rest", "up", "down")
 RECORDINGS = [f"g{group}_{take}" for group in range(4) for take in range(2)]  # g3 is tested
