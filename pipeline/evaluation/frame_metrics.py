@@ -28,6 +28,22 @@ class Segments(NamedTuple):
     ends: np.ndarray
 
 
+class VideoScores(NamedTuple):
+    """What the scores of a test set are put together from: a number for each of the V videos with a labelled timestep.
+
+    position: (V,) int64, place among the videos given. right, frames: (V,) int64, timesteps that are right, and all
+    that have a label. edit: (V,) float64. overlaps: by score, (V, 3) int64 true and false positives and false
+    negatives. segments: (V, 2) int64, true and predicted ones without background.
+    """
+
+    position: np.ndarray
+    right: np.ndarray
+    frames: np.ndarray
+    edit: np.ndarray
+    overlaps: dict[str, np.ndarray]
+    segments: np.ndarray
+
+
 def frame_metrics(
     truth: Sequence[np.ndarray],
     predicted: Sequence[np.ndarray],
@@ -60,37 +76,60 @@ def frame_metrics(
 
     Raises DataError when nothing is left to score, lengths differ, or an entry is not a class.
     """
-    if background is not None and not 0 <= background < num_classes:
-        raise DataError(f"background is class {background}; expected 0 to {num_classes - 1}, or None")
-    videos = _checked(truth, predicted, num_classes)
+    videos = _checked(truth, predicted, num_classes, background)
     scored = [true != IGNORED for true, _ in videos]
     all_true = np.concatenate([true[keep] for (true, _), keep in zip(videos, scored, strict=True)])
     all_predicted = np.concatenate([given[keep] for (_, given), keep in zip(videos, scored, strict=True)])
-    if len(all_true) == 0:
-        raise DataError(f"no timestep to score in {len(videos)} videos; expected 1 or more with a label")
+    each = video_scores(truth, predicted, num_classes=num_classes, background=background)
 
     metrics = _frame_accuracies(confusion_matrix(all_true, all_predicted, num_classes), background)
-    pairs = [
-        (segments(true, background), segments(np.where(keep, given, IGNORED), background))
-        for (true, given), keep in zip(videos, scored, strict=True)
-        if keep.any()
-    ]
-    metrics["edit"] = float(np.mean([edit_score(true.labels, given.labels) for true, given in pairs]))
-    for name, overlap in OVERLAPS.items():
-        tp, fp, fn = np.sum([overlap_counts(true, given, overlap) for true, given in pairs], axis=0)
-        metrics[name] = float(2 * tp / (2 * tp + fp + fn)) if tp + fp + fn else 1.0
+    metrics["edit"] = float(np.mean(each.edit))
+    for name, counts in each.overlaps.items():
+        metrics[name] = float(overlap_f1(counts.sum(axis=0)))
     if probs is not None:
         rows = np.concatenate(_scored_probs(probs, scored, num_classes))
         metrics["frame_map"] = _mean_average_precision(all_true, rows, background)
     metrics["background_class"] = -1.0 if background is None else float(background)
-    metrics["num_videos"] = float(len(pairs))
-    metrics["num_videos_ignored"] = float(len(videos) - len(pairs))
+    metrics["num_videos"] = float(len(each.position))
+    metrics["num_videos_ignored"] = float(len(videos) - len(each.position))
     metrics["num_frames"] = float(len(all_true))
     metrics["num_frames_ignored"] = float(sum(len(keep) for keep in scored) - len(all_true))
     metrics["num_classes_present"] = float(len(np.unique(all_true)))
-    metrics["num_truth_segments"] = float(sum(len(true.labels) for true, _ in pairs))
-    metrics["num_predicted_segments"] = float(sum(len(given.labels) for _, given in pairs))
+    metrics["num_truth_segments"], metrics["num_predicted_segments"] = map(float, each.segments.sum(axis=0))
     return metrics
+
+
+def video_scores(
+    truth: Sequence[np.ndarray], predicted: Sequence[np.ndarray], *, num_classes: int, background: int | None
+) -> VideoScores:
+    """The parts of `frame_metrics` by video; arguments and errors as there."""
+    videos = _checked(truth, predicted, num_classes, background)
+    scored = [true != IGNORED for true, _ in videos]
+    position = np.array([index for index, keep in enumerate(scored) if keep.any()], dtype=np.int64)
+    if len(position) == 0:
+        raise DataError(f"no timestep to score in {len(videos)} videos; expected 1 or more with a label")
+    chosen = [(*videos[index], scored[index]) for index in position]
+    pairs = [
+        (segments(true, background), segments(np.where(keep, given, IGNORED), background))
+        for true, given, keep in chosen
+    ]
+    return VideoScores(
+        position=position,
+        right=np.array([(true == given).sum() for true, given, _ in chosen]),
+        frames=np.array([keep.sum() for *_, keep in chosen]),
+        edit=np.array([edit_score(true.labels, given.labels) for true, given in pairs]),
+        overlaps={
+            name: np.array([overlap_counts(true, given, overlap) for true, given in pairs])
+            for name, overlap in OVERLAPS.items()
+        },
+        segments=np.array([(len(true.labels), len(given.labels)) for true, given in pairs]),
+    )
+
+
+def overlap_f1(counts: np.ndarray) -> np.ndarray:
+    """2 tp / (2 tp + fp + fn) of (..., 3) counts, 1 where all are 0."""
+    tp, errors = 2.0 * counts[..., 0], counts[..., 1] + counts[..., 2]
+    return np.asarray(np.where(tp + errors > 0, tp / np.maximum(tp + errors, 1), 1.0))
 
 
 def segments(labels: np.ndarray, background: int | None) -> Segments:
@@ -170,8 +209,10 @@ def _mean_average_precision(truth: np.ndarray, probs: np.ndarray, background: in
 
 
 def _checked(
-    truth: Sequence[np.ndarray], predicted: Sequence[np.ndarray], num_classes: int
+    truth: Sequence[np.ndarray], predicted: Sequence[np.ndarray], num_classes: int, background: int | None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
+    if background is not None and not 0 <= background < num_classes:
+        raise DataError(f"background is class {background}; expected 0 to {num_classes - 1}, or None")
     if len(truth) != len(predicted) or len(truth) == 0:
         raise DataError(f"truth of {len(truth)} videos, predictions of {len(predicted)}; expected as many, 1 or more")
     videos = []

@@ -38,6 +38,36 @@ class Difference(NamedTuple):
     high: float
 
 
+class Resamples:
+    """Groups drawn anew: one set of draws for every statistic of the same N items, so that differences are paired.
+
+    group_of_item: (N,) int64, the number of each item's group in sorted order of the groups. times_drawn: (samples,
+    num_groups) float64, how often a resample holds each group; without a row where there is a single group, which has
+    no other to vary with. Equal arguments give equal draws, those of `bootstrap_interval`.
+    """
+
+    def __init__(self, groups: Groups, *, samples: int, seed: int) -> None:
+        self.group_of_item, self.num_groups = _numbered(groups)
+        counts = [np.bincount(draw, minlength=self.num_groups) for draw in _draws(self.num_groups, samples, seed)]
+        self.times_drawn = np.array(counts, dtype=np.float64).reshape(-1, self.num_groups)
+
+    def totals(self, values: np.ndarray) -> np.ndarray:
+        """Sums of (N,) or (N, S) values over the items of each resample, (samples,) or (samples, S) float64."""
+        values = np.asarray(values, dtype=np.float64)
+        if len(values) != len(self.group_of_item):
+            raise DataError(
+                f"{len(values)} values but {len(self.group_of_item)} groups; expected one group for each value"
+            )
+        order = np.argsort(self.group_of_item, kind="stable")
+        starts = np.searchsorted(self.group_of_item[order], np.arange(self.num_groups))
+        totals: np.ndarray = self.times_drawn @ np.add.reduceat(values[order], starts, axis=0)
+        return totals
+
+    def interval(self, statistics: np.ndarray, level: float = 0.95) -> Interval:
+        """Percentiles of a statistic, (samples,) float64, nan where a resample does not define it."""
+        return _percentiles(statistics, self.num_groups, level)
+
+
 def bootstrap_interval(
     statistic: Callable[[np.ndarray], float], groups: Groups, *, samples: int, seed: int, level: float = 0.95
 ) -> Interval:
@@ -63,12 +93,9 @@ def bootstrap_mean(values: np.ndarray, groups: Groups, *, samples: int, seed: in
     Every item weighs the same, so a big group weighs more. Accuracy = the mean of right (1) and wrong (0).
     """
     values = _finite(values, "values")
-    group_of_item, num_groups = _numbered(groups)
-    if len(values) != len(group_of_item):
-        raise DataError(f"{len(values)} values but {len(group_of_item)} groups; expected one group for each value")
-    sums, sizes = np.bincount(group_of_item, weights=values), np.bincount(group_of_item)
-    means = [sums[draw].sum() / sizes[draw].sum() for draw in _draws(num_groups, samples, seed)]
-    return _percentiles(np.array(means, dtype=np.float64), num_groups, level)
+    resamples = Resamples(groups, samples=samples, seed=seed)
+    totals = resamples.totals(np.column_stack([values, np.ones(len(values))]))
+    return resamples.interval(totals[:, 0] / totals[:, 1], level)
 
 
 def paired_difference(
