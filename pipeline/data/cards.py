@@ -28,7 +28,10 @@ def _regex(pattern: str) -> str:
 
 
 # Columns of predictions.csv and controls.csv, which have a column for each class beside these.
-RESERVED = {"video_id", "group", "step", "time_seconds", "label", "predicted", "score", "control"}
+RESERVED = {"video_id", "group", "seconds", "clips", "clips_right", "step", "time_seconds", "label", "predicted"} | {
+    "score",
+    "control",
+}
 Text = Annotated[str, Field(min_length=1)]
 RelativePath = Annotated[str, AfterValidator(_relative)]
 Regex = Annotated[str, AfterValidator(_regex)]
@@ -229,6 +232,7 @@ class Card(_Section):
     features: what to know of media that are ready-made features; without it the media are videos.
     background: what the frame task calls stretches without an action; without it such timesteps are ignored.
     opposites: pairs of classes that are each other played backwards.
+    alarms: classes that are watched for: scored by false alarms per hour and delay as well.
     segments: a table in the media folder with path, start_seconds, end_seconds, label.
     groups: rules that say which videos come from one source; without rules each video is its own group.
     """
@@ -241,6 +245,7 @@ class Card(_Section):
     features: Features | None = None
     background: Text | None = None
     opposites: list[Annotated[list[Text], Field(min_length=2, max_length=2)]] = []
+    alarms: list[Text] = []
     labels: Labels
     segments: RelativePath | None = None
     groups: list[GroupRule] = []
@@ -306,6 +311,8 @@ def _check(card: Card, classes: tuple[str, ...], folder: Path) -> list[str]:
     paired = [name for pair in card.opposites for name in pair]
     problems += [f"opposites: {name!r} is not in classes.txt" for name in paired if name not in classes]
     problems += [f"opposites: {name!r} is paired twice" for name, count in Counter(paired).items() if count > 1]
+    problems += [f"alarms: {name!r} is not in classes.txt" for name in card.alarms if name not in classes]
+    problems += [f"alarms: {name!r} is given twice" for name, count in Counter(card.alarms).items() if count > 1]
     if card.features is None and card.labels.frames is not None:
         problems.append("labels: `frames` label the timesteps of ready-made features; say where they are in `features`")
     if card.features is None and card.splits.lists is not None and card.splits.lists.style == "mstcn":

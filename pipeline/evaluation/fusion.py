@@ -23,7 +23,8 @@ SHOWN = 5  # ids in a message
 class Aligned:
     """Answers of both streams to the same items: videos (clip task) or timesteps (frame task).
 
-    items: a row for each, in RGB's order: video_id, group, for timesteps step and time_seconds, and label.
+    items: a row for each, in RGB's order: video_id, group, for videos seconds, for timesteps step and time_seconds,
+        and label.
     rgb, flow: class probabilities, (N, K) float64; where a stream has no answer, the other's.
     videos_rgb_alone, videos_flow_alone: videos of which the other stream has nothing.
     steps_rgb_alone: further timesteps without flow, those that show a video's first picture.
@@ -93,7 +94,7 @@ def align(rgb: pd.DataFrame, flow: pd.DataFrame, classes: Sequence[str]) -> Alig
         _check_steps(keys["rgb"], keys["flow"], both)
     added = tables["flow"][~keys["flow"].isin(keys["rgb"])]
     order = keys["rgb"].append(keys["flow"][added.index])
-    names = [name for name in ("video_id", "group", "step", "time_seconds", "label") if name in rgb.columns]
+    names = [name for name in ("video_id", "group", "seconds", "step", "time_seconds", "label") if name in rgb.columns]
     items = pd.concat([tables["rgb"][names], added[names]], ignore_index=True)
     _check_labels(items.set_index(order), tables["flow"].set_index(keys["flow"]))
     own = {

@@ -1,6 +1,7 @@
 """Scores over all folds: every test video's answer comes from the model that did not train on its group."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -8,10 +9,27 @@ import pandas as pd
 from pipeline.data.labels import IGNORED
 from pipeline.errors import DataError
 from pipeline.evaluation.clip_metrics import clip_metrics
-from pipeline.evaluation.ladder import Answers, FrameAnswers, clip_scores, frame_scores, score_frames
+from pipeline.evaluation.detection import Footage, detection_rows, detection_scores
+from pipeline.evaluation.ladder import (
+    Answers,
+    FrameAnswers,
+    clip_level_scores,
+    clip_scores,
+    frame_scores,
+    score_frames,
+)
 
 # By seed, `predictions.csv` and `controls.csv` of each fold.
 Tables = Mapping[int, Sequence[tuple[pd.DataFrame, pd.DataFrame]]]
+
+
+@dataclass(frozen=True)
+class Alarms:
+    """Which classes are watched for, at how many false alarms per hour, and how many seconds a timestep lasts."""
+
+    classes: Sequence[str]
+    rate_per_hour: float
+    step_seconds: float
 
 
 def pool_clip(
@@ -34,6 +52,13 @@ def pool_clip(
             {str(name): class_probabilities(rows, classes) for name, rows in controls.groupby("control", sort=False)},
         )
     scores = clip_scores(list(runs.values()), labels, groups, opposite, samples=samples, seed=seed)
+    if "clips" in predictions:
+        right = [
+            pd.concat([fold[0] for fold in folds])["clips_right"].to_numpy(dtype=np.float64)
+            for folds in tables.values()
+        ]
+        clips = predictions["clips"].to_numpy(dtype=np.int64)
+        add_clip_level(scores, clip_level_scores(right, clips, labels, groups, samples=samples, seed=seed))
     return scores | _by_seed({number: clip_metrics(run.model, labels) for number, run in runs.items()})
 
 
@@ -56,6 +81,59 @@ def pool_frame(
     scores = frame_scores(list(runs.values()), labels, groups, background, samples=samples, seed=seed)
     return scores | _by_seed(
         {number: score_frames(run.model, labels, len(classes), background) for number, run in runs.items()}
+    )
+
+
+def add_clip_level(scores: Mapping[str, object], clip_level: Mapping[str, object]) -> None:
+    """Put the scores of single clips, where there are any, beside those of videos."""
+    if clip_level:
+        scores["test"]["clip"] = clip_level  # type: ignore[index]
+
+
+def pool_detection(tables: Tables, alarms: Alarms, *, samples: int, seed: int) -> dict[str, dict[str, float]]:
+    """`detection_scores` of each alarm class, folds together."""
+    runs = {number: list(_answered([fold[0] for fold in folds])) for number, folds in tables.items()}
+    videos = next(iter(runs.values()))
+    return {
+        name: detection_scores(
+            _footage(videos, name, alarms),
+            [[rows[name].to_numpy(dtype=np.float64) for rows in run] for run in runs.values()],
+            alarms.rate_per_hour,
+            samples=samples,
+            seed=seed,
+        )
+        for name in alarms.classes
+    }
+
+
+def detection_table(predictions: pd.DataFrame, alarms: Alarms) -> list[dict[str, object]]:
+    """Rows of `detection.csv`: each alarm class's curve over the thresholds."""
+    videos = list(_answered([predictions]))
+    rows = []
+    for name in alarms.classes:
+        scores = [video[name].to_numpy(dtype=np.float64) for video in videos]
+        rows += detection_rows(name, _footage(videos, name, alarms), scores, alarms.rate_per_hour)
+    return rows
+
+
+def _answered(folds: Sequence[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """The rows of each video: one of the clip task, those of its timesteps of the frame task."""
+    if "time_seconds" in folds[0]:
+        yield from _videos(folds)
+        return
+    for fold in folds:
+        for row in range(len(fold)):
+            yield fold.iloc[row : row + 1]
+
+
+def _footage(videos: Sequence[pd.DataFrame], name: str, alarms: Alarms) -> Footage:
+    has_delay = "time_seconds" in videos[0]
+    return Footage(
+        event=[(rows["label"] == name).to_numpy() for rows in videos],
+        known=[(rows["label"] != "").to_numpy() for rows in videos],
+        groups=[str(rows["group"].iloc[0]) for rows in videos],
+        step_seconds=np.array([alarms.step_seconds if has_delay else rows["seconds"].iloc[0] for rows in videos]),
+        has_delay=has_delay,
     )
 
 

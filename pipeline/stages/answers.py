@@ -10,7 +10,8 @@ import pandas as pd
 
 from pipeline.data.cards import Dataset
 from pipeline.errors import DataError
-from pipeline.evaluation.pooling import Tables, pool_clip, pool_frame
+from pipeline.evaluation.detection import COLUMNS
+from pipeline.evaluation.pooling import Alarms, Tables, detection_table, pool_clip, pool_detection, pool_frame
 from pipeline.files import write_table, write_text
 from pipeline.stages.layout import Scored, StageOptions
 from pipeline.stages.samples import opposites, task_classes, without_nan
@@ -31,8 +32,24 @@ def pooled(options: StageOptions, dataset: Dataset, task: str, stream: Scored, t
     classes = task_classes(dataset, task)
     settings = {"samples": options.experiment.evaluate.bootstrap_samples, "seed": options.experiment.seed}
     if task == "clip":
-        return pool_clip(tables, classes, opposites(dataset, stream), **settings)
-    return pool_frame(tables, classes, 0 if dataset.card.background is not None else None, **settings)
+        scores = pool_clip(tables, classes, opposites(dataset, stream), **settings)
+    else:
+        scores = pool_frame(tables, classes, 0 if dataset.card.background is not None else None, **settings)
+    if dataset.card.alarms:
+        scores["detection"] = pool_detection(tables, alarms(options, dataset), **settings)
+    return scores
+
+
+def alarms(options: StageOptions, dataset: Dataset) -> Alarms:
+    """The classes that the card has an eye on, and how they are scored."""
+    experiment = options.experiment
+    return Alarms(dataset.card.alarms, experiment.evaluate.false_alarms_per_hour, 1 / experiment.view.fps)
+
+
+def write_detection(path: Path, predictions: pd.DataFrame, watched: Alarms) -> None:
+    """Write `detection.csv`; without alarm classes its header alone."""
+    rows = detection_table(predictions, watched)
+    write_table(path, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
 
 
 def write_records(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
@@ -60,3 +77,20 @@ def headline(task: str, scores: Mapping[str, Any]) -> str:
     own = scores["test"][level]
     interval = f"[{own[f'{name}_low']:.3f}, {own[f'{name}_high']:.3f}]"
     return f"{name} {own[name]:.3f} {interval} on {own['num_videos']:.0f} test videos"
+
+
+def alarm_words(scores: Mapping[str, Any]) -> list[str]:
+    """The recall of each alarm class, a line each, and whether the footage was long enough to tell."""
+    lines = []
+    for name, found in scores.get("detection", {}).items():
+        hours, wanted = found["hours_without"], found["rate_per_hour"]
+        words = f"alarms: {name}: {found['num_events']:.0f} event(s), {hours:.3g} hour(s) without"
+        if np.isfinite(found["recall"]):
+            words += (
+                f"; recall {found['recall']:.3f} [{found['recall_low']:.3f}, {found['recall_high']:.3f}] at "
+                f"{found['false_alarms_per_hour']:.3g} false alarms per hour, {wanted:g} being allowed"
+            )
+        if hours * wanted < 1:
+            words += "; too short for this rate, under which not one false alarm is allowed"
+        lines.append(words)
+    return lines

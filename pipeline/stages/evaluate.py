@@ -11,21 +11,32 @@ import pandas as pd
 from pipeline.data.labels import IGNORED
 from pipeline.data.tables import SIDES
 from pipeline.device import choose_device
+from pipeline.discovery import printable
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
 from pipeline.evaluation.ladder import (
     Answers,
     FrameAnswers,
     Part,
     clip_controls,
+    clip_level_scores,
     clip_scores,
     frame_controls,
     frame_scores,
 )
+from pipeline.evaluation.pooling import add_clip_level, pool_detection
 from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
 from pipeline.models.modelfolder import Model, load_model
 from pipeline.reporting.figures import confusion_figure, ladder_figure, over_time_figure
-from pipeline.stages.answers import headline, write_records, write_scores
+from pipeline.stages.answers import (
+    alarm_words,
+    alarms,
+    headline,
+    read_answers,
+    write_detection,
+    write_records,
+    write_scores,
+)
 from pipeline.stages.layout import dataset_of, stage_options
 from pipeline.stages.samples import Sample, opposites, read_samples
 from pipeline.tracking import Run, flatten, tracking_uri
@@ -55,14 +66,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     num_classes = len(model.classes)
     sides = part(train, task), part(test, task)
     scores: dict[str, object]
+    clips: Sequence[tuple[int, int]] = ()
     if task == "clip":
         stacked, labels = np.stack(probs), np.array([sample.labels[0] for sample in test])
         ladder: Mapping[str, Any] = clip_controls(*sides, model.predict_features, num_classes, seed)
         runs = [Answers(stacked, ladder)]
         scores = clip_scores(runs, labels, groups, opposites(dataset, options.stream), samples=samples, seed=seed)
+        if clips := clips_right(model, test):
+            number, right = np.array(clips).T
+            add_clip_level(scores, clip_level_scores([right], number, labels, groups, samples=samples, seed=seed))
     else:
         background = 0 if model.spec.background is not None else None
-        ladder = frame_controls(*sides, model.predict_features, num_classes, seed)
+        ladder = frame_controls(*sides, model.predict_features, num_classes, seed, fps=model.spec.view.fps)
         truth = [sample.labels for sample in test]
         frames = [FrameAnswers(probs, ladder)]
         scores = frame_scores(frames, truth, groups, background, samples=samples, seed=seed)
@@ -72,15 +87,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     per_class = per_class_table(stacked, labels, model.classes)
     folder = layout.evaluation(options.training)
     folder.mkdir(parents=True, exist_ok=True)
-    write_records(folder / "predictions.csv", prediction_rows(model, test, probs))
+    write_records(folder / "predictions.csv", prediction_rows(model, test, probs, clips))
+    answered, watched = read_answers(folder / "predictions.csv"), alarms(options, dataset)
+    write_detection(folder / "detection.csv", answered, watched)
+    if watched.classes:
+        scores["detection"] = pool_detection(
+            {options.seed: [(answered, answered)]}, watched, samples=samples, seed=seed
+        )
     answers = [model.predict(sample.features, key) for sample in validation]
-    write_records(folder / "validation.csv", prediction_rows(model, validation, answers))
+    write_records(
+        folder / "validation.csv", prediction_rows(model, validation, answers, clips_right(model, validation))
+    )
     write_records(folder / "controls.csv", control_rows(model, test, ladder))
     shown = test[:: max(1, len(test) // NUM_SHOWN)][:NUM_SHOWN]
     write_records(folder / "over_time.csv", [row for sample in shown for row in over_time_rows(model, sample)])
     write_scores(folder, scores, per_class, matrix, model.classes)
     log_to_run(training / "mlflow_run.json", scores, matrix, model, per_class, folder)
     print(f"evaluate: {options.name} {options.training}: {headline(task, scores)}")
+    for line in alarm_words(scores):
+        print(printable(line))
 
 
 class Shown(Sequence[np.ndarray]):
@@ -111,16 +136,31 @@ def part(samples: Sequence[Sample], task: str) -> Part:
     )
 
 
+def clips_right(model: Model, samples: Sequence[Sample]) -> list[tuple[int, int]]:
+    """How many clips the view cuts out of each video, and of how many the class is right; nothing for whole videos."""
+    if model.task != "clip" or not model.spec.view.clip_frames:
+        return []
+    answers = [model.predict_clips(sample.values).argmax(axis=1) for sample in samples]
+    return [(len(clips), int((clips == s.labels[0]).sum())) for clips, s in zip(answers, samples, strict=True)]
+
+
 def prediction_rows(
-    model: Model, samples: Sequence[Sample], probs: Sequence[np.ndarray]
+    model: Model, samples: Sequence[Sample], probs: Sequence[np.ndarray], clips: Sequence[tuple[int, int]] = ()
 ) -> Iterable[dict[str, object]]:
-    """Rows of predictions.csv: one per video (clip task) or per timestep (frame task), all class probabilities."""
-    for sample, answer in zip(samples, probs, strict=True):
+    """Rows of predictions.csv: one per video (clip task) or per timestep (frame task), all class probabilities.
+
+    seconds: of a video on the view's grid, from the first frame shown to the end of its last timestep. clips: see
+    `clips_right`; their columns are there where they are given.
+    """
+    for index, (sample, answer) in enumerate(zip(samples, probs, strict=True)):
         steps = [(None, answer)] if model.task == "clip" else list(enumerate(answer))
         for step, scores in steps:
             truth = int(sample.labels[step or 0])
             row: dict[str, object] = {"video_id": sample.video.video_id, "group": sample.video.group}
-            if step is not None:
+            if step is None:
+                row["seconds"] = round(float(sample.time_seconds[-1]) + 1 / model.spec.view.fps, 6)
+                row |= dict(zip(("clips", "clips_right"), clips[index], strict=True)) if clips else {}
+            else:
                 row |= {"step": step, "time_seconds": round(float(sample.time_seconds[step]), 6)}
             row |= {
                 "label": model.classes[truth] if truth != IGNORED else "",

@@ -6,13 +6,23 @@ from pathlib import Path
 
 from pipeline.data.labels import IGNORED
 from pipeline.data.tables import Side, read_splits, video_ids
+from pipeline.discovery import printable
 from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
 from pipeline.evaluation.fusion import Aligned, align, choose_weight
 from pipeline.files import write_text
 from pipeline.metricnames import flatten
 from pipeline.reporting.figures import confusion_figure, ladder_figure
-from pipeline.stages.answers import headline, pooled, read_answers, write_records, write_scores
+from pipeline.stages.answers import (
+    alarm_words,
+    alarms,
+    headline,
+    pooled,
+    read_answers,
+    write_detection,
+    write_records,
+    write_scores,
+)
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options, training_name
 from pipeline.stages.provenance import run_tags
 from pipeline.stages.samples import task_classes
@@ -43,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     probs = test.fused(weight)
     predictions, controls = test.table(probs), test.controls()
     scores = pooled(options, dataset, task, "fused", {options.seed: [(predictions, controls)]})
-    scores = {name: scores[name] for name in ("test", "controls")}
+    scores = {name: scores[name] for name in ("test", "controls", "detection") if name in scores}
     scores["fusion"] = {
         "flow_weight": weight,
         **chosen,
@@ -61,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_records(folder / file, ({str(key): value for key, value in row.items()} for row in records))
     per_class = per_class_table(probs[known], test.labels[known], classes)
     write_scores(folder, scores, per_class, matrix, classes)
+    write_detection(folder / "detection.csv", predictions, alarms(options, dataset))
     about = f"{options.training} and its flow stream; {task} task of {dataset.card.title}"
     with tracked(options, name, about) as run:
         run.log_metrics({key: value for key, value in flatten(scores).items() if isinstance(value, int | float)})
@@ -69,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.log_table(per_class, "per_class.json")
         run.log_file(folder / "predictions.csv")
     print(f"fuse: {options.name} {name}: flow weighs {weight:g}; {headline(task, scores)}{alone(test)}")
+    for line in alarm_words(scores):
+        print(printable(line))
 
 
 def tracked(options: StageOptions, name: str, about: str) -> Run:
