@@ -49,11 +49,18 @@ def majority_labels(
 
 
 def file_properties(
-    train_table: np.ndarray, train_labels: np.ndarray, test_table: np.ndarray, num_classes: int, seed: int
+    train_table: np.ndarray,
+    train_labels: np.ndarray,
+    test_table: np.ndarray,
+    num_classes: int,
+    seed: int,
+    *,
+    least_in_leaf: int = 1,
 ) -> np.ndarray:
     """`(N_test, K)` float64 by a random forest on what a file's header says; the content is not looked at.
 
-    Tables: `(N, P)` float, one row per video (width, height, rate, duration, ...), nan = unknown. A high score means
+    Tables: `(N, P)` float, one row per video (width, height, rate, duration, ...), nan = unknown. least_in_leaf: rows
+    that a leaf of a tree holds, more than 1 where rows are near copies of each other. A high score means
     that the classes were recorded differently, and that any model may have learned just this.
     """
     labels = _some(check_labels(train_labels, num_classes, "train_labels"))
@@ -65,7 +72,8 @@ def file_properties(
     for table in (train_table, test_table):
         if (np.abs(table) > np.finfo(np.float32).max).any():
             raise DataError("a file property is infinite or beyond 3.4e38; expected numbers, nan where one is unknown")
-    forest = RandomForestClassifier(n_estimators=NUM_TREES, random_state=seed).fit(train_table, labels)
+    forest = RandomForestClassifier(n_estimators=NUM_TREES, min_samples_leaf=least_in_leaf, random_state=seed)
+    forest.fit(train_table, labels)
     return (
         _spread(forest.predict_proba(test_table), forest.classes_, num_classes)
         if len(test_table)

@@ -113,15 +113,13 @@ def video_scores(
         (segments(true, background), segments(np.where(keep, given, IGNORED), background))
         for true, given, keep in chosen
     ]
+    overlaps = [(true, *_best_overlaps(true, given)) for true, given in pairs]
     return VideoScores(
         position=position,
         right=np.array([(true == given).sum() for true, given, _ in chosen]),
         frames=np.array([keep.sum() for *_, keep in chosen]),
         edit=np.array([edit_score(true.labels, given.labels) for true, given in pairs]),
-        overlaps={
-            name: np.array([overlap_counts(true, given, overlap) for true, given in pairs])
-            for name, overlap in OVERLAPS.items()
-        },
+        overlaps={name: np.array([_counts(*each, overlap) for each in overlaps]) for name, overlap in OVERLAPS.items()},
         segments=np.array([(len(true.labels), len(given.labels)) for true, given in pairs]),
     )
 
@@ -174,20 +172,31 @@ def overlap_counts(truth: Segments, predicted: Segments, overlap: float) -> tupl
     (intersection over union, the earlier of equals). It is right when the overlap reaches the bound and no predicted
     segment before it was right by the same true segment. There is no second choice; as in MS-TCN.
     """
-    found: set[int] = set()
-    for label, start, end in zip(*predicted, strict=True):
-        same = np.flatnonzero(truth.labels == label)
-        if len(same) == 0:
-            continue
-        starts, ends = truth.starts[same], truth.ends[same]
+    return _counts(truth, *_best_overlaps(truth, predicted), overlap)
+
+
+def _best_overlaps(truth: Segments, predicted: Segments) -> tuple[np.ndarray, np.ndarray]:
+    """Of each predicted segment the true one of its class that it overlaps most, `(P,)` int64, and how much.
+
+    -1 where there is none of its class.
+    """
+    best, ratio = np.zeros(len(predicted.labels), dtype=np.int64), np.full(len(predicted.labels), -1.0)
+    for label in np.intersect1d(truth.labels, predicted.labels):
+        theirs, own = np.flatnonzero(truth.labels == label), np.flatnonzero(predicted.labels == label)
+        starts, ends = truth.starts[theirs], truth.ends[theirs]
+        first, last = predicted.starts[own, None], predicted.ends[own, None]
         # Of segments apart the intersection is negative, which is below every bound.
-        ratios = (np.minimum(ends, end) - np.maximum(starts, start)) / (
-            np.maximum(ends, end) - np.minimum(starts, start)
+        ratios = (np.minimum(ends, last) - np.maximum(starts, first)) / (
+            np.maximum(ends, last) - np.minimum(starts, first)
         )
-        best = int(ratios.argmax())
-        if ratios[best] >= overlap:
-            found.add(int(same[best]))
-    return len(found), len(predicted.labels) - len(found), len(truth.labels) - len(found)
+        most = ratios.argmax(axis=1)
+        best[own], ratio[own] = theirs[most], ratios[np.arange(len(own)), most]
+    return best, ratio
+
+
+def _counts(truth: Segments, best: np.ndarray, ratio: np.ndarray, overlap: float) -> tuple[int, int, int]:
+    found = len(np.unique(best[ratio >= overlap]))
+    return found, len(best) - found, len(truth.labels) - found
 
 
 def _frame_accuracies(confusion: np.ndarray, background: int | None) -> dict[str, float]:
