@@ -78,6 +78,39 @@ def test_predictions_hold_every_test_video_and_the_scores_follow_from_them(built
     )
 
 
+@pytest.mark.slow
+def test_alarms_and_single_clips_are_scored_beside_videos(toy, capsys):
+    card, config = Path("datasets/toy/card.yaml"), Path("configs/toy.yaml")
+    card.write_text(card.read_text() + "alarms: [left]\n")
+    config.write_text(config.read_text().replace("clip_frames: 0, clip_stride: 0", "clip_frames: 6, clip_stride: 5"))
+    for task in ("clip", "frame"):
+        run_stage("train", "--task", task)
+        run_stage("evaluate", "--task", task)
+    run_stage("report")
+    printed = capsys.readouterr().out
+    found = rows(ARTIFACTS / "evaluations/clip-rgb-fold1-seed0/predictions.csv")
+    names = ["video_id", "group", "seconds", "clips", "clips_right", "label", "predicted", "score", "left", "right"]
+    assert list(found[0]) == names
+    assert {(row["seconds"], row["clips"]) for row in found} == {("1.1", "2")}
+    pooled = json.loads((ARTIFACTS / "metrics.json").read_text())
+    for task in ("clip", "frame"):
+        scores = metrics(toy, f"{task}-rgb-fold1-seed0")
+        alarm = scores["detection"]["left"]
+        assert alarm["rate_per_hour"] == 1.0
+        assert alarm["num_events"] == len([row for row in found if row["label"] == "left"]) if task == "clip" else 4
+        assert alarm["recall_low"] <= alarm["recall"] <= alarm["recall_high"]
+        assert (alarm["delay_seconds"] is None) == (task == "clip")
+        assert pooled[task]["rgb"]["detection"]["left"] == pytest.approx(alarm)
+        curve = rows(ARTIFACTS / f"evaluations/{task}-rgb-fold1-seed0/detection.csv")
+        assert float(alarm["threshold"]) in [float(row["threshold"]) for row in curve]
+    assert "hour(s) without; recall" in printed
+    assert "too short for this rate, under which not one false alarm is allowed" in printed
+    clip_level = metrics(toy, "clip-rgb-fold1-seed0")["test"]["clip"]
+    assert clip_level["num_clips"] == 16
+    assert clip_level["top1"] == sum(int(row["clips_right"]) for row in found) / 16
+    assert pooled["clip"]["rgb"]["test"]["clip"] == pytest.approx(clip_level)
+
+
 def test_the_report_is_one_page_that_loads_nothing(built_toy):
     page = (built_toy / ARTIFACTS / "report.html").read_text()
     assert "Squares that move left or right" in page

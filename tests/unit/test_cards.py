@@ -35,6 +35,8 @@ def test_a_card_and_its_defaults(tmp_path):
     assert (dataset.card.labels.csv.path, dataset.card.labels.csv.label) == ("path", "label")
     assert dataset.card.splits.num_folds == 2
     assert not dataset.card.splits.official
+    assert dataset.card.alarms == []
+    assert read(tmp_path, GOOD + "alarms: [down]\n").card.alarms == ["down"]
 
 
 def test_all_problems_at_once(tmp_path):
@@ -58,6 +60,9 @@ def test_all_problems_at_once(tmp_path):
     ("old", "new", "message"),
     [
         ("name: tiny", "name: other", "name is 'other'; expected 'tiny', the folder's name"),
+        ("name: tiny", "name: tiny\nalarms: [fall]", "alarms: 'fall' is not in classes.txt"),
+        ("name: tiny", "name: tiny\nalarms: [idle]", "alarms: 'idle' is not in classes.txt"),
+        ("name: tiny", "name: tiny\nalarms: [up, up]", "alarms: 'up' is given twice"),
         ("media: media/tiny", "media: /data", "'/data' is not a relative path"),
         ("media: media/tiny", "media: ../data", "'../data' is not a relative path"),
         ("background: idle", "background: up", "background 'up' is one of the classes"),

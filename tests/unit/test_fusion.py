@@ -27,6 +27,15 @@ def clip(**sit: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def test_the_length_of_a_video_is_kept() -> None:
+    rgb, flow = (clip(**sit) for sit in ({"s1": 0.8, "s2": 0.5}, {"s1": 0.2, "t3": 0.5}))
+    for table, seconds in ((rgb, [2.0, 3.0]), (flow, [2.0, 4.0])):
+        table.insert(2, "seconds", seconds)
+    both = align(rgb, flow, CLASSES)
+    assert list(both.table(both.rgb).columns[:4]) == ["video_id", "group", "seconds", "label"]
+    assert list(both.items["seconds"]) == [2.0, 3.0, 4.0]
+
+
 def frames(video: str, sit: dict[float, float], labels: str) -> pd.DataFrame:
     """Answers of the frame task: the probability of `sit` by time; labels: s, t (stand) or - (none) by step."""
     names = {"s": "sit", "t": "stand", "-": ""}

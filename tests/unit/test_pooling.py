@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import DataError
 from pipeline.evaluation.clip_metrics import auc
 from pipeline.evaluation.intervals import bootstrap_mean
-from pipeline.evaluation.pooling import pool_clip, pool_frame
+from pipeline.evaluation.pooling import Alarms, detection_table, pool_clip, pool_detection, pool_frame
 
 CLASSES = ("no", "yes")
 SETTINGS = {"samples": 200, "seed": 0}
@@ -114,3 +114,51 @@ def test_seeds_that_were_scored_on_other_videos_are_refused() -> None:
         pool_clip({0: []}, CLASSES, {}, **SETTINGS)
     with pytest.raises(DataError, match="no fold to pool"):
         pool_frame({}, CLASSES, None, **SETTINGS)
+
+
+def test_single_clips_over_folds_and_seeds() -> None:
+    def with_clips(folds: list, right: list[int]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+        numbers = iter(right)
+        return [
+            (rows.assign(clips=2, clips_right=[next(numbers) for _ in range(len(rows))]), controls)
+            for rows, controls in folds
+        ]
+
+    scores = pool_clip({0: with_clips(FIRST, [2, 2, 1, 2, 0, 1])}, CLASSES, {}, **SETTINGS)
+    assert scores["test"]["clip"]["top1"] == 8 / 12
+    assert scores["test"]["clip"]["mean_class_accuracy"] == pytest.approx((3 / 6 + 5 / 6) / 2)
+    assert scores["test"]["clip"]["num_clips"] == 12
+    tables = {0: with_clips(FIRST, [2, 2, 1, 2, 0, 1]), 1: with_clips(SECOND, [0] * 6)}
+    assert pool_clip(tables, CLASSES, {}, **SETTINGS)["test"]["clip"]["top1"] == 4 / 12
+    assert "clip" not in pool_clip({0: FIRST}, CLASSES, {}, **SETTINGS)["test"]
+
+
+def test_alarms_over_folds_and_seeds() -> None:
+    def lasting(folds: list) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+        return [(rows.assign(seconds=[1800.0, 5.0] * (len(rows) // 2)), controls) for rows, controls in folds]
+
+    watched = Alarms(["yes"], 1.0, 0.1)
+    # Seed 0: every `yes` above every `no`. Seed 1: with two false alarms in an hour and a half 0.6 and 0.7 are too low.
+    one = pool_detection({0: lasting(FIRST)}, watched, **SETTINGS)["yes"]
+    assert (one["threshold"], one["recall"], one["false_alarms_per_hour"]) == (0.7, 1.0, 0.0)
+    assert (one["num_events"], one["hours_without"], one["rate_per_hour"]) == (3, 1.5, 1.0)
+    other = pool_detection({1: lasting(SECOND)}, watched, **SETTINGS)["yes"]
+    assert (other["threshold"], other["recall"]) == (0.8, pytest.approx(2 / 3))
+    assert other["false_alarms_per_hour"] == pytest.approx(1 / 1.5)
+    both = pool_detection({0: lasting(FIRST), 1: lasting(SECOND)}, watched, **SETTINGS)["yes"]
+    assert both["recall"] == pytest.approx(5 / 6)
+    assert np.isnan(both["delay_seconds"])
+    rows = detection_table(lasting(FIRST)[0][0], watched)
+    assert [(row["class"], row["threshold"], row["recall"]) for row in rows][-1] == ("yes", 0.9, 0.5)
+    assert detection_table(lasting(FIRST)[0][0], Alarms([], 1.0, 0.1)) == []
+
+
+def test_alarms_in_recordings_have_a_delay() -> None:
+    def recording(name: str, yes: list[float], truth: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        rows = frames(name, yes, truth)
+        return rows, rows
+
+    folds = [recording("a", [0.1, 0.2, 0.9, 0.1], "nyyn"), recording("b", [0.1, 0.2, 0.1], "nnn")]
+    found = pool_detection({0: folds}, Alarms(["yes"], 1.0, 0.5), **SETTINGS)["yes"]
+    assert (found["threshold"], found["recall"], found["delay_seconds"]) == (0.9, 1.0, 0.5)
+    assert found["hours_without"] == pytest.approx(5 * 0.5 / 3600)
