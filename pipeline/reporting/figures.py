@@ -181,7 +181,8 @@ def confusion_figure(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
 
 def ladder_figure(metrics: Mapping[str, Any]) -> Figure:
     """The model and its controls with their intervals, from a `metrics.json` of either task."""
-    ((level, scores),) = metrics["test"].items()
+    level = "video" if "video" in metrics["test"] else "frame"
+    scores = metrics["test"][level]
     key, title = ("top1", "top-1 accuracy on the test videos") if level == "video" else ("acc", "frame accuracy")
     rows: list[tuple[str, Any, Any, Any, Any, str]] = [
         ("the model", scores[key], scores.get(f"{key}_low"), scores.get(f"{key}_high"), None, BLUE)

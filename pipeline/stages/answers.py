@@ -90,7 +90,7 @@ def alarm_words(scores: Mapping[str, Any]) -> list[str]:
                 f"; recall {found['recall']:.3f} [{found['recall_low']:.3f}, {found['recall_high']:.3f}] at "
                 f"{found['false_alarms_per_hour']:.3g} false alarms per hour, {wanted:g} being allowed"
             )
-        if hours * wanted < 1:
-            words += "; too short for this rate, under which not one false alarm is allowed"
+        if 0 < hours * wanted < 1:
+            words += f"; too short to measure that rate: a single false alarm would be {1 / hours:.3g} per hour"
         lines.append(words)
     return lines
