@@ -28,7 +28,9 @@ def _regex(pattern: str) -> str:
 
 
 # Columns of predictions.csv and controls.csv, which have a column for each class beside these.
-RESERVED = {"video_id", "group", "step", "time_seconds", "label", "predicted", "score", "control"}
+RESERVED = {
+    "video_id", "group", "step", "time_seconds", "label", "predicted", "uncalibrated", "sure", "score", "control",
+}  # fmt: skip
 Text = Annotated[str, Field(min_length=1)]
 RelativePath = Annotated[str, AfterValidator(_relative)]
 Regex = Annotated[str, AfterValidator(_regex)]

@@ -7,6 +7,7 @@ import pandas as pd
 
 from pipeline.data.labels import IGNORED
 from pipeline.errors import DataError
+from pipeline.evaluation.calibration import CalibratedAnswers, calibration_scores
 from pipeline.evaluation.clip_metrics import clip_metrics
 from pipeline.evaluation.ladder import Answers, FrameAnswers, clip_scores, frame_scores, score_frames
 
@@ -56,6 +57,24 @@ def pool_frame(
     scores = frame_scores(list(runs.values()), labels, groups, background, samples=samples, seed=seed)
     return scores | _by_seed(
         {number: score_frames(run.model, labels, len(classes), background) for number, run in runs.items()}
+    )
+
+
+def pool_calibration(tables: Tables, classes: Sequence[str], *, samples: int, seed: int) -> dict[str, float]:
+    """`calibration_scores` of the folds put together."""
+    runs = [calibrated_answers(pd.concat([fold[0] for fold in folds]), classes) for folds in tables.values()]
+    return calibration_scores(runs, samples=samples, seed=seed)
+
+
+def calibrated_answers(predictions: pd.DataFrame, classes: Sequence[str]) -> CalibratedAnswers:
+    """The labelled rows of a table of predictions."""
+    rows = predictions[predictions["label"] != ""]
+    return CalibratedAnswers(
+        before=rows["uncalibrated"].to_numpy(dtype=np.float64),
+        after=class_probabilities(rows, classes).max(axis=1),
+        right=(rows["predicted"] == rows["label"]).to_numpy(),
+        sure=rows["sure"].to_numpy() == 1,
+        groups=rows["group"].to_numpy(),
     )
 
 

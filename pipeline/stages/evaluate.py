@@ -25,9 +25,9 @@ from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
 from pipeline.models.modelfolder import Model, load_model
 from pipeline.reporting.figures import confusion_figure, ladder_figure, over_time_figure
-from pipeline.stages.answers import headline, write_records, write_scores
+from pipeline.stages.answers import calibration_section, headline, write_records, write_scores
 from pipeline.stages.layout import dataset_of, stage_options
-from pipeline.stages.samples import Sample, opposites, read_samples
+from pipeline.stages.samples import Sample, labelled_answers, opposites, read_samples
 from pipeline.tracking import Run, flatten, tracking_uri
 from pipeline.view import features_key
 
@@ -50,13 +50,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         read_samples(layout, store, dataset, task=task, fold=fold, split=split) for split in SIDES
     )
     samples, seed = experiment.evaluate.bootstrap_samples, experiment.seed
-    probs = [model.predict(sample.features, key) for sample in test]
+    plain = model.uncalibrated()
+    before = [plain.predict(sample.features, key) for sample in test]
+    probs = [model.spec.calibration.apply(answer) for answer in before]
     groups = [sample.video.group for sample in test]
     num_classes = len(model.classes)
     sides = part(train, task), part(test, task)
+    stacked, labels, _ = labelled_answers(task, test, probs)
     scores: dict[str, object]
     if task == "clip":
-        stacked, labels = np.stack(probs), np.array([sample.labels[0] for sample in test])
         ladder: Mapping[str, Any] = clip_controls(*sides, model.predict_features, num_classes, seed)
         runs = [Answers(stacked, ladder)]
         scores = clip_scores(runs, labels, groups, opposites(dataset, options.stream), samples=samples, seed=seed)
@@ -66,15 +68,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         truth = [sample.labels for sample in test]
         frames = [FrameAnswers(probs, ladder)]
         scores = frame_scores(frames, truth, groups, background, samples=samples, seed=seed)
-        kept = np.concatenate([sample.labels != IGNORED for sample in test])
-        stacked, labels = np.concatenate(probs)[kept], np.concatenate(truth)[kept]
     matrix = confusion_matrix(labels, stacked.argmax(axis=1), num_classes)
     per_class = per_class_table(stacked, labels, model.classes)
     folder = layout.evaluation(options.training)
     folder.mkdir(parents=True, exist_ok=True)
-    write_records(folder / "predictions.csv", prediction_rows(model, test, probs))
-    answers = [model.predict(sample.features, key) for sample in validation]
-    write_records(folder / "validation.csv", prediction_rows(model, validation, answers))
+    threshold = model.threshold(experiment.evaluate.precision)
+    rows = list(prediction_rows(model, test, probs, before, threshold))
+    write_records(folder / "predictions.csv", rows)
+    answers = [plain.predict(sample.features, key) for sample in validation]
+    calibrated = [model.spec.calibration.apply(answer) for answer in answers]
+    write_records(folder / "validation.csv", prediction_rows(model, validation, calibrated, answers, threshold))
+    scores["calibration"] = calibration_section(experiment, model.spec.calibration, pd.DataFrame(rows), model.classes)
     write_records(folder / "controls.csv", control_rows(model, test, ladder))
     shown = test[:: max(1, len(test) // NUM_SHOWN)][:NUM_SHOWN]
     write_records(folder / "over_time.csv", [row for sample in shown for row in over_time_rows(model, sample)])
@@ -112,12 +116,24 @@ def part(samples: Sequence[Sample], task: str) -> Part:
 
 
 def prediction_rows(
-    model: Model, samples: Sequence[Sample], probs: Sequence[np.ndarray]
+    model: Model,
+    samples: Sequence[Sample],
+    probs: Sequence[np.ndarray],
+    before: Sequence[np.ndarray] | None = None,
+    threshold: float | None = None,
 ) -> Iterable[dict[str, object]]:
-    """Rows of predictions.csv: one per video (clip task) or per timestep (frame task), all class probabilities."""
-    for sample, answer in zip(samples, probs, strict=True):
-        steps = [(None, answer)] if model.task == "clip" else list(enumerate(answer))
-        for step, scores in steps:
+    """Rows of predictions.csv: one per video (clip task) or per timestep (frame task), all class probabilities.
+
+    before: the probabilities before they were calibrated; `uncalibrated` is the highest of them, and `sure` is 1 where
+    the calibrated score reaches the threshold. Without them the columns are those of controls.csv.
+    """
+    for sample, answer, first in zip(samples, probs, before or probs, strict=True):
+        steps = (
+            [(None, answer, first)]
+            if model.task == "clip"
+            else [(at, answer[at], first[at]) for at in range(len(answer))]
+        )
+        for step, scores, uncalibrated in steps:
             truth = int(sample.labels[step or 0])
             row: dict[str, object] = {"video_id": sample.video.video_id, "group": sample.video.group}
             if step is not None:
@@ -125,8 +141,12 @@ def prediction_rows(
             row |= {
                 "label": model.classes[truth] if truth != IGNORED else "",
                 "predicted": model.classes[int(scores.argmax())],
-                "score": round(float(scores.max()), 6),
             }
+            score = float(scores.max())
+            if before is not None:
+                sure = threshold is not None and score >= threshold
+                row |= {"uncalibrated": round(float(uncalibrated.max()), 6), "sure": int(sure)}
+            row["score"] = round(score, 6)
             yield row | {name: round(float(value), 6) for name, value in zip(model.classes, scores, strict=True)}
 
 

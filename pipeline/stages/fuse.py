@@ -7,12 +7,13 @@ from pathlib import Path
 from pipeline.data.labels import IGNORED
 from pipeline.data.tables import Side, read_splits, video_ids
 from pipeline.errors import ConfigError, DataError
+from pipeline.evaluation.calibration import fit_calibration
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
 from pipeline.evaluation.fusion import Aligned, align, choose_weight
 from pipeline.files import write_text
 from pipeline.metricnames import flatten
 from pipeline.reporting.figures import confusion_figure, ladder_figure
-from pipeline.stages.answers import headline, pooled, read_answers, write_records, write_scores
+from pipeline.stages.answers import calibration_section, headline, pooled, read_answers, write_records, write_scores
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options, training_name
 from pipeline.stages.provenance import run_tags
 from pipeline.stages.samples import task_classes
@@ -33,17 +34,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     dataset = dataset_of(options.experiment)
     classes = task_classes(dataset, task)
-    test = read_aligned(options, classes, "test")
+    validation, test = read_aligned(options, classes, "val"), read_aligned(options, classes, "test")
     chosen: dict[str, float] = {}
     if flow.weight == "validation":
-        weight, loss = choose_weight(read_aligned(options, classes, "val"))
+        weight, loss = choose_weight(validation)
         chosen = {"validation_nll": loss}
     else:
         weight = flow.weight
-    probs = test.fused(weight)
-    predictions, controls = test.table(probs), test.controls()
+    # A mean of calibrated probabilities is less sure than it might be: where the streams differ it is in between.
+    labelled = validation.labels != IGNORED
+    calibration = fit_calibration(
+        validation.fused(weight)[labelled], validation.labels[labelled], validation.items["group"][labelled].to_numpy()
+    )
+    before = test.fused(weight)
+    probs = calibration.apply(before)
+    threshold = calibration.threshold(options.experiment.evaluate.precision)
+    predictions, controls = test.table(probs, before, threshold), test.controls()
     scores = pooled(options, dataset, task, "fused", {options.seed: [(predictions, controls)]})
     scores = {name: scores[name] for name in ("test", "controls")}
+    scores["calibration"] = calibration_section(options.experiment, calibration, predictions, classes)
     scores["fusion"] = {
         "flow_weight": weight,
         **chosen,

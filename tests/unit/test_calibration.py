@@ -1,0 +1,251 @@
+"""Temperatures and thresholds whose answers are known: planted, worked out by hand, or simulated many times."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.special import ndtri, softmax
+
+from pipeline.evaluation.calibration import (
+    PRECISIONS,
+    CalibratedAnswers,
+    abstain_thresholds,
+    calibration_scores,
+    design_effect,
+    fit_calibration,
+    fit_temperature,
+    standard_error,
+)
+from pipeline.evaluation.clip_metrics import clip_metrics
+from pipeline.models.calibration import Calibration
+
+temperatures = st.floats(0.3, 4)
+NUMBER = np.arange(200)
+
+
+def drawn(temperature: float, seed: int, count: int = 4000) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities that this temperature would make right, (N, 3), and labels drawn from the right ones."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(count, 3))
+    right = softmax(logits, axis=1)
+    labels = (rng.random(count)[:, None] > right.cumsum(axis=1)[:, :2]).sum(axis=1)
+    return softmax(logits * temperature, axis=1), labels
+
+
+def losses(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return -np.log(probs[np.arange(len(labels)), labels])
+
+
+@settings(max_examples=25, deadline=None)
+@given(temperatures, st.integers(0, 99))
+def test_a_planted_temperature_is_found(temperature: float, seed: int) -> None:
+    probs, labels = drawn(temperature, seed)
+    found = fit_temperature(probs, labels, np.arange(len(labels)))
+    assert np.log(found) == pytest.approx(np.log(temperature), abs=0.17)
+    assert np.log(
+        fit_temperature(probs**2 / (probs**2).sum(axis=1, keepdims=True), labels, np.arange(len(labels)))
+    ) == (pytest.approx(np.log(2 * temperature), abs=0.17))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_the_likelihood_of_the_validation_side_never_falls(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 30))
+    weights = data.draw(arrays(np.float64, (count, 4), elements=st.floats(0.01, 1)))
+    probs = weights / weights.sum(axis=1, keepdims=True)
+    labels = data.draw(arrays(np.int64, count, elements=st.integers(0, 3)))
+    groups = data.draw(arrays(np.int64, count, elements=st.integers(0, 5)))
+    calibration = fit_calibration(probs, labels, groups)
+    assert 0.05 <= calibration.temperature <= 20
+    assert losses(calibration.apply(probs), labels).mean() <= losses(probs, labels).mean() + 1e-12
+
+
+@given(arrays(np.float32, (6, 5), elements=st.floats(0, 30, width=32)), st.floats(0.05, 20))
+def test_no_answer_changes(logits: np.ndarray, temperature: float) -> None:
+    probs = softmax(logits, axis=1)
+    calibrated = Calibration(temperature).apply(probs)
+    assert calibrated.dtype == np.float32
+    np.testing.assert_array_equal(calibrated.argmax(axis=1), probs.argmax(axis=1))
+    np.testing.assert_allclose(calibrated.sum(axis=1), 1, atol=1e-5)
+    assert (calibrated >= 0).all()
+
+
+def test_two_neighbours_that_round_to_one_number_keep_their_order() -> None:
+    probs = np.array([[0.3333333, 0.33333334, 0.3333333]], np.float32)
+    assert probs.argmax() == 1
+    assert Calibration(20.0).apply(probs).argmax() == 1
+
+
+def test_a_temperature_divides_logits_and_one_does_nothing() -> None:
+    logits = np.random.default_rng(0).normal(size=(2, 7, 4)) * 5
+    np.testing.assert_allclose(Calibration(2.5).apply(softmax(logits, -1)), softmax(logits / 2.5, -1), atol=1e-12)
+    np.testing.assert_allclose(Calibration(0.1).apply(np.array([0.2, 0.8])), np.array([0.2**10, 0.8**10]) / (0.2**10 + 0.8**10))
+    np.testing.assert_allclose(Calibration(0.05).apply(np.array([0, 1e-30, 1.0], np.float32)), [0, 0, 1])
+    probs = softmax(logits, -1).astype(np.float32)
+    assert Calibration().apply(probs) is probs
+
+
+def test_a_side_without_a_mistake_makes_surer_but_not_certain() -> None:
+    probs = np.column_stack([np.linspace(0.7, 0.99, 80), 1 - np.linspace(0.7, 0.99, 80)])
+    labels = np.zeros(80, np.int64)
+    found = fit_temperature(probs, labels, np.arange(80))
+    assert 0.3 < found < 0.7
+    # Fewer answers leave it nearer to 1; a single group, which tells nothing about others, at 1.
+    assert found < fit_temperature(probs[::8], labels[::8], np.arange(10)) < 1
+    assert fit_temperature(probs, labels, np.zeros(80)) == 1.0
+
+
+def test_what_is_no_more_than_chance_changes_nothing() -> None:
+    probs, labels = drawn(1.0, seed=3, count=60)
+    assert fit_temperature(probs, labels, np.arange(60)) == 1.0
+    # The same answers in four groups, where one group alone pulls at the temperature.
+    over = np.tile([[0.9, 0.1]], (40, 1))
+    groups = np.repeat(np.arange(4), 10)
+    wrong_in_one = (groups == 0).astype(np.int64)
+    assert fit_temperature(over, wrong_in_one, np.arange(40)) > 1.3
+    assert fit_temperature(over, wrong_in_one, groups) == 1.0
+
+
+def test_one_class_and_certain_answers_are_no_trouble() -> None:
+    sure = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    assert fit_calibration(sure, np.array([0, 0, 0]), np.arange(3)).temperature == pytest.approx(1, abs=1e-4)
+    certain_and_wrong = fit_calibration(sure, np.array([0, 1, 1]), np.arange(3))
+    assert np.isfinite(certain_and_wrong.temperature)
+    assert certain_and_wrong.temperature >= 1
+    assert all(at is None for _, at in certain_and_wrong.thresholds)
+
+
+def test_the_design_effect_by_hand() -> None:
+    # Four groups of two equal answers: each says what one says. Sums 2, -2, 2, -2; squares 16 / 8 answers, times 4 / 3.
+    assert design_effect(np.array([1.0, 1, -1, -1, 1, 1, -1, -1]), NUMBER[:8] // 2) == pytest.approx(16 / 8 * 4 / 3)
+    assert design_effect(np.array([1.0, -1, 1, -1]), np.array(["a", "a", "b", "b"])) == 1.0  # never below one
+    assert design_effect(np.array([1.0, 2, 3]), np.array(["a", "a", "a"])) == 3.0
+    assert design_effect(np.ones(4), NUMBER[:4]) == 1.0
+    values = np.random.default_rng(0).normal(size=200)
+    assert design_effect(values, NUMBER) == pytest.approx(200 / 199)
+    assert design_effect(np.repeat(values, 5), np.repeat(NUMBER, 5)) == pytest.approx(5 * 200 / 199)
+    assert standard_error(values, NUMBER) == pytest.approx(values.std(ddof=1) / np.sqrt(200))
+    assert standard_error(values, np.zeros(200)) == np.inf
+
+
+def test_thresholds_by_hand() -> None:
+    # Twenty answers of their own groups, 0.99 to 0.80, the one at 0.85 wrong.
+    confidence = np.round(0.99 - 0.01 * np.arange(20), 2)
+    right = np.arange(20) != 14
+    found = dict(abstain_thresholds(confidence, right, np.arange(20)))
+    effect = design_effect(right - confidence, np.arange(20))
+    assert effect == pytest.approx(20 / 19)
+    # (W + d) / (K + d) is 2.05 / 21.05 = 0.098 with all twenty, whose mean confidence is 0.895: enough for 0.85, and
+    # for 0.9 but for the confidence. Of nineteen it is 0.102, of the fourteen above the mistake 1.05 / 15.05 = 0.070,
+    # of thirteen 0.075; the fourteen's mean confidence is 0.925.
+    assert found[0.85] == 0.80
+    assert found[0.9] == 0.86
+    assert found[0.92] == 0.86
+    assert found[0.93] is None
+    assert found[0.99] is None
+
+
+def test_equal_confidences_are_answered_together_or_not_at_all() -> None:
+    confidence = np.full(40, 0.95)
+    right = np.arange(40) < 30  # that they come first must not matter
+    found = dict(abstain_thresholds(confidence, right, np.arange(40)))
+    assert found[0.7] == 0.95
+    assert found[0.8] is None
+
+
+def test_a_higher_precision_needs_no_lower_threshold() -> None:
+    probs, labels = drawn(2.0, seed=1, count=400)
+    found = [at for _, at in fit_calibration(probs, labels, np.arange(400) // 4).thresholds]
+    numbers = [at for at in found if at is not None]
+    assert len(numbers) > 5
+    assert numbers == sorted(numbers)
+    assert found[len(numbers) :] == [None] * (len(found) - len(numbers))
+    assert [wanted for wanted, _ in fit_calibration(probs, labels, np.arange(400)).thresholds] == list(PRECISIONS)
+
+
+@pytest.mark.parametrize(("num_groups", "size", "alike"), [(48, 1, 0.0), (150, 1, 0.0), (25, 2, 0.3), (5, 16, 0.2)])
+@pytest.mark.parametrize("shape", [(1.2, 1.2), (3.0, 1.0)])
+def test_the_promise_holds_on_new_videos(num_groups: int, size: int, alike: float, shape: tuple[float, float]) -> None:
+    """Of 200 validation sides: right answers among the sure ones of new videos, all sides together and on average."""
+    rng = np.random.default_rng([num_groups, size])
+    groups = np.repeat(np.arange(num_groups), size)
+    # A confidence is right as often as it says; `alike` is the share of luck that the videos of a group have in common.
+    new = 0.5 + rng.beta(*shape, size=20_000) / 2
+    right_share: dict[float, list[float]] = {0.8: [], 0.9: []}
+    coverage: dict[float, list[float]] = {0.8: [], 0.9: []}
+    for _ in range(200):
+        confidence = 0.5 + rng.beta(*shape, size=len(groups)) / 2
+        common = np.sqrt(alike) * rng.normal(size=num_groups)[groups]
+        luck = common + np.sqrt(1 - alike) * rng.normal(size=len(groups))
+        table = dict(abstain_thresholds(confidence, luck < ndtri(confidence), groups))
+        for wanted in right_share:
+            at = table[wanted]
+            sure = new >= (2 if at is None else at)
+            coverage[wanted].append(sure.mean())
+            right_share[wanted].append(new[sure].mean() if sure.any() else np.nan)
+    for wanted, shares in right_share.items():
+        answered = np.array(coverage[wanted])
+        assert answered.mean() > 0.1  # a promise that is kept by silence is worth nothing
+        assert np.nansum(np.array(shares) * answered) / answered.sum() >= wanted
+
+
+def test_a_confidence_that_promises_too_much_is_not_believed() -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.9, 1, 500)
+    right = rng.random(500) < 0.7
+    found = dict(abstain_thresholds(confidence, right, np.arange(500)))
+    assert found[0.6] is not None
+    assert found[0.8] is None
+
+
+def test_scores_by_hand_and_over_two_seeds() -> None:
+    groups = np.array(["a", "a", "b", "c"])
+    right = np.array([True, False, True, True])
+    one = CalibratedAnswers(np.full(4, 0.55), np.full(4, 0.75), right, np.array([True, True, True, False]), groups)
+    scores = calibration_scores([one], samples=500, seed=0)
+    assert scores["ece_before"] == pytest.approx(0.2)
+    assert scores["ece_after"] == pytest.approx(0.0)
+    assert scores["precision"] == pytest.approx(2 / 3)
+    assert (scores["precision_low"], scores["precision_high"]) == (0.5, 1.0)  # of group a alone, of b alone
+    assert scores["coverage"] == 0.75
+    other = CalibratedAnswers(np.full(4, 0.75), np.full(4, 0.75), right, np.zeros(4, bool), groups)
+    both = calibration_scores([one, other], samples=500, seed=0)
+    assert both["ece_before"] == pytest.approx(0.1)
+    assert (both["precision"], both["coverage"]) == (pytest.approx(2 / 3), 0.375)
+    silent = calibration_scores([other], samples=20, seed=0)
+    assert np.isnan([silent[name] for name in ("precision", "precision_low", "precision_high")]).all()
+    assert silent["coverage"] == 0
+
+
+def test_the_error_is_that_of_the_scores() -> None:
+    probs, labels = drawn(3.0, seed=2, count=300)
+    confidence, right = probs.max(axis=1), probs.argmax(axis=1) == labels
+    answers = CalibratedAnswers(confidence, confidence, right, right, np.arange(300))
+    assert calibration_scores([answers], samples=2, seed=0)["ece_after"] == clip_metrics(probs, labels)["ece"]
+
+
+def test_the_next_higher_precision_is_taken() -> None:
+    calibration = Calibration(1.5, ((0.8, 0.6), (0.9, 0.75), (0.95, None)))
+    assert [calibration.threshold(wanted) for wanted in (0.5, 0.8, 0.81, 0.9)] == [0.6, 0.6, 0.75, 0.75]
+    assert [calibration.threshold(wanted) for wanted in (0.91, 0.95, 0.96)] == [None, None, None]
+    assert Calibration().threshold(0.5) is None
+    assert calibration == Calibration(1.5, [[0.8, 0.6], [0.9, 0.75], [0.95, None]])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "thresholds", "message"),
+    [
+        (0.0, (), "temperature is 0.0; expected a number above 0"),
+        (float("nan"), (), "temperature is nan"),
+        ("hot", (), "temperature is 'hot'"),
+        (1.0, ((0.9, 0.5), (0.8, 0.4)), r"\[0.9, 0.8\]; expected increasing numbers"),
+        (1.0, ((1.5, 0.5),), "expected increasing numbers between 0 and 1"),
+        (1.0, (0.9, 0.5), "expected pairs of a precision and a confidence"),
+        (1.0, (("high", 0.5),), "expected pairs"),
+        (1.0, None, "expected pairs"),
+    ],
+)
+def test_what_is_no_calibration_is_refused(temperature: float, thresholds: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Calibration(temperature, thresholds)
