@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.stats import t as t_distribution
 
 from pipeline.evaluation.clip_metrics import check_labels, check_probs, reliability_bins
 from pipeline.evaluation.intervals import Groups, bootstrap_interval
@@ -36,8 +37,8 @@ def fit_temperature(probs: np.ndarray, labels: np.ndarray, groups: Groups) -> fl
 
     T minimises the negative log-likelihood of p^(1/T) with two guards, since a validation side is small and chose the
     epoch: log T has a normal prior around 0 (T = 1) of deviation SPREAD, against which the N answers weigh N / d; and
-    T stays 1 unless the likelihood it gains exceeds the standard error of this gain over groups (one-standard-error
-    rule, Breiman et al. 1984, section 3.4.3). With a single group T stays 1. Rounded to six digits.
+    T stays 1 unless the likelihood gained is above 0 with confidence, by a paired t-test over groups (see
+    `gain_is_certain`). With a single group T stays 1. Rounded to six digits.
     """
     probs, labels = check_probs(probs, "probs"), check_labels(labels, np.shape(probs)[1], "labels")
     confidence, right = judged(probs, labels)
@@ -55,7 +56,7 @@ def fit_temperature(probs: np.ndarray, labels: np.ndarray, groups: Groups) -> fl
 
     best = minimize_scalar(objective, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-7}).x
     gain = losses(0.0) - losses(best)
-    return round(float(np.exp(best)), 6) if gain.mean() > standard_error(gain, groups) else 1.0
+    return round(float(np.exp(best)), 6) if gain_is_certain(gain, groups) else 1.0
 
 
 def abstain_thresholds(
@@ -104,11 +105,16 @@ def design_effect(values: np.ndarray, groups: Groups) -> float:
     return max(1.0, float(sums @ sums) / spread * len(sums) / (len(sums) - 1)) if spread > 0 else 1.0
 
 
-def standard_error(values: np.ndarray, groups: Groups) -> float:
-    """Standard error of the mean of (N,) values over groups drawn whole; infinite with a single group."""
+def gain_is_certain(values: np.ndarray, groups: Groups) -> bool:
+    """Whether the 95 % interval of the mean of (N,) values lies above 0: Student's t over groups drawn whole.
+
+    Never with a single group, whose answers do not tell how others would be.
+    """
     sums = _sums_by_group(values - values.mean(), groups)
-    variance = sums @ sums * len(sums) / max(len(sums) - 1, 1)
-    return float(np.sqrt(variance) / len(values)) if len(sums) > 1 else float("inf")
+    if len(sums) < 2:
+        return False
+    error = np.sqrt(sums @ sums * len(sums) / (len(sums) - 1)) / len(values)
+    return bool(values.mean() > t_distribution.ppf(0.975, len(sums) - 1) * error)
 
 
 def judged(probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

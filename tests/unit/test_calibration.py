@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import ndtri, softmax
+from scipy.stats import ttest_1samp
 
 from pipeline.evaluation.calibration import (
     PRECISIONS,
@@ -15,7 +16,7 @@ from pipeline.evaluation.calibration import (
     design_effect,
     fit_calibration,
     fit_temperature,
-    standard_error,
+    gain_is_certain,
 )
 from pipeline.evaluation.clip_metrics import clip_metrics
 from pipeline.models.calibration import Calibration
@@ -80,7 +81,9 @@ def test_two_neighbours_that_round_to_one_number_keep_their_order() -> None:
 def test_a_temperature_divides_logits_and_one_does_nothing() -> None:
     logits = np.random.default_rng(0).normal(size=(2, 7, 4)) * 5
     np.testing.assert_allclose(Calibration(2.5).apply(softmax(logits, -1)), softmax(logits / 2.5, -1), atol=1e-12)
-    np.testing.assert_allclose(Calibration(0.1).apply(np.array([0.2, 0.8])), np.array([0.2**10, 0.8**10]) / (0.2**10 + 0.8**10))
+    np.testing.assert_allclose(
+        Calibration(0.1).apply(np.array([0.2, 0.8])), np.array([0.2**10, 0.8**10]) / (0.2**10 + 0.8**10)
+    )
     np.testing.assert_allclose(Calibration(0.05).apply(np.array([0, 1e-30, 1.0], np.float32)), [0, 0, 1])
     probs = softmax(logits, -1).astype(np.float32)
     assert Calibration().apply(probs) is probs
@@ -100,10 +103,10 @@ def test_what_is_no_more_than_chance_changes_nothing() -> None:
     probs, labels = drawn(1.0, seed=3, count=60)
     assert fit_temperature(probs, labels, np.arange(60)) == 1.0
     # The same answers in four groups, where one group alone pulls at the temperature.
-    over = np.tile([[0.9, 0.1]], (40, 1))
-    groups = np.repeat(np.arange(4), 10)
+    over = np.tile([[0.9, 0.1]], (160, 1))
+    groups = np.repeat(np.arange(4), 40)
     wrong_in_one = (groups == 0).astype(np.int64)
-    assert fit_temperature(over, wrong_in_one, np.arange(40)) > 1.3
+    assert fit_temperature(over, wrong_in_one, np.arange(160)) > 1.3
     assert fit_temperature(over, wrong_in_one, groups) == 1.0
 
 
@@ -125,8 +128,20 @@ def test_the_design_effect_by_hand() -> None:
     values = np.random.default_rng(0).normal(size=200)
     assert design_effect(values, NUMBER) == pytest.approx(200 / 199)
     assert design_effect(np.repeat(values, 5), np.repeat(NUMBER, 5)) == pytest.approx(5 * 200 / 199)
-    assert standard_error(values, NUMBER) == pytest.approx(values.std(ddof=1) / np.sqrt(200))
-    assert standard_error(values, np.zeros(200)) == np.inf
+
+
+def test_a_gain_is_certain_by_the_t_test_over_groups() -> None:
+    values = np.random.default_rng(0).normal(size=12)
+    low = ttest_1samp(values, 0).confidence_interval(0.95).low
+    assert gain_is_certain(values - low + 1e-6, np.arange(12))
+    assert not gain_is_certain(values - low - 1e-6, np.arange(12))
+    # Three copies of each tell no more than one.
+    thrice, groups = np.repeat(values - low, 3), np.repeat(np.arange(12), 3)
+    assert gain_is_certain(thrice + 1e-6, groups)
+    assert not gain_is_certain(thrice - 1e-6, groups)
+    assert gain_is_certain(thrice - 1e-6, np.arange(36))
+    assert not gain_is_certain(np.ones(9), np.zeros(9))
+    assert not gain_is_certain(np.zeros(9), np.arange(9))
 
 
 def test_thresholds_by_hand() -> None:
