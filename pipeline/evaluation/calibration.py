@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.stats import beta as beta_distribution
 from scipy.stats import t as t_distribution
 
 from pipeline.evaluation.clip_metrics import check_labels, check_probs, reliability_bins
@@ -18,6 +19,7 @@ from pipeline.models.calibration import Calibration
 PRECISIONS = tuple(percent / 100 for percent in (*range(50, 90, 5), *range(90, 100)))
 TEMPERATURES = (0.05, 20.0)  # bounds of the search
 SPREAD = 0.5  # of log T before any answer is seen: T from 0.37 to 2.7 in 95 of 100 models
+CERTAINTY = 0.9  # with which a threshold keeps its promise
 LEAST = 0.5e-6  # a probability counts as at least half the last digit of the tables, so that no loss is infinite
 
 
@@ -67,42 +69,50 @@ def abstain_thresholds(
     confidence: (N,) calibrated probability of each answer; right: (N,) bool. Of the K answers with a confidence of at
     least t let W be wrong. t reaches precision p where both
 
-    - (W + d) / (K + d) <= 1 - p: the share of wrong answers if one more independent answer, weighing d, were wrong.
-      This is the correction (n R + B) / (n + 1) of conformal risk control (Angelopoulos et al. 2024, arXiv 2208.02814)
-      with "wrong, minus 1 - p, if answered" for a loss, which has to be 0 or less;
+    - the upper limit of the share of wrong ones is 1 - p or less, with 90 % confidence (CERTAINTY): Clopper and
+      Pearson's for W / e wrong ones of K / e, where e is the design effect, raised for a small number of groups G by
+      the squared ratio of Student's quantiles with G - 1 and N - 1 degrees of freedom (Korn & Graubard 1998,
+      "Confidence intervals for proportions with small expected number of positive counts estimated from survey data");
     - their mean confidence is p or more, so that a lucky few do not carry a threshold that the model itself denies.
 
-    So the share of right answers among new ones is p or more in expectation over validation sides, as
-    tests/unit/test_calibration.py simulates; this loss not being monotone, no theorem says so. Geifman & El-Yaniv 2017
-    ("Selective classification for deep neural networks") bound the share with high probability instead, which a few
-    dozen videos hardly ever allow.
+    The guarantee is that of Geifman & El-Yaniv 2017, "Selective classification for deep neural networks": for nine
+    validation sides in ten the share of right answers among new ones is p or more, whatever the confidences are worth.
+    The limit is not raised for the number of thresholds tried, which are nested and rise and fall together;
+    tests/unit/test_calibration.py simulates that the promise holds all the same.
     """
     order = np.argsort(-confidence, kind="stable")
     ranked = confidence[order]
     answered = np.arange(1, len(ranked) + 1)
     wrong = np.cumsum(~right[order])
-    effect = design_effect(right - confidence, groups)
-    risk = (wrong + effect) / (answered + effect)
+    effect, num_groups = design_effect(right - confidence, groups), len(np.unique(np.asarray(groups)))
+    if num_groups > 1:
+        few, many = t_distribution.ppf(CERTAINTY, (num_groups - 1, len(ranked) - 1))
+        effect *= (few / many) ** 2
+    limit = np.where(
+        wrong < answered,
+        beta_distribution.ppf(CERTAINTY, wrong / effect + 1, np.maximum(answered - wrong, LEAST) / effect),
+        1.0,
+    )
     claimed = np.cumsum(ranked) / answered
     last_of_equals = np.append(ranked[1:] < ranked[:-1], True)
     found: list[tuple[float, float | None]] = []
     for precision in PRECISIONS:
-        reached = np.flatnonzero((risk <= 1 - precision + 1e-12) & (claimed >= precision) & last_of_equals)
+        reached = np.flatnonzero((limit <= 1 - precision) & (claimed >= precision) & last_of_equals)
         found.append((precision, float(ranked[reached[-1]]) if len(reached) else None))
     return tuple(found)
 
 
 def design_effect(values: np.ndarray, groups: Groups) -> float:
-    """How many answers count as one because those of a group are alike; at least 1 (Kish 1965, section 8.2).
+    """How many answers count as one because those of a group are alike; at least 1 (Kish 1965, "Survey Sampling").
 
     The variance of the mean over groups drawn whole, divided by that over answers drawn one by one. values: (N,). N
-    for a single group, which tells nothing about others; 1 for values that are all equal.
+    for a single group, which tells nothing about others; 1 where each answer is a group, and for values all equal.
     """
     sums = _sums_by_group(values - values.mean(), groups)
     if len(sums) < 2:
         return float(len(values))
-    spread = float(np.sum((values - values.mean()) ** 2))
-    return max(1.0, float(sums @ sums) / spread * len(sums) / (len(sums) - 1)) if spread > 0 else 1.0
+    spread = float(np.var(values, ddof=1)) * len(values)
+    return max(1.0, float(sums @ sums) * len(sums) / (len(sums) - 1) / spread) if spread > 0 else 1.0
 
 
 def gain_is_certain(values: np.ndarray, groups: Groups) -> bool:
