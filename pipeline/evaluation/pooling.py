@@ -60,18 +60,18 @@ def pool_frame(
     )
 
 
-def pool_calibration(tables: Tables, classes: Sequence[str], *, samples: int, seed: int) -> dict[str, float]:
+def pool_calibration(tables: Tables, *, samples: int, seed: int) -> dict[str, float]:
     """`calibration_scores` of the folds put together."""
-    runs = [calibrated_answers(pd.concat([fold[0] for fold in folds]), classes) for folds in tables.values()]
+    runs = [calibrated_answers(pd.concat([fold[0] for fold in folds])) for folds in tables.values()]
     return calibration_scores(runs, samples=samples, seed=seed)
 
 
-def calibrated_answers(predictions: pd.DataFrame, classes: Sequence[str]) -> CalibratedAnswers:
+def calibrated_answers(predictions: pd.DataFrame) -> CalibratedAnswers:
     """The labelled rows of a table of predictions."""
     rows = predictions[predictions["label"] != ""]
     return CalibratedAnswers(
         before=rows["uncalibrated"].to_numpy(dtype=np.float64),
-        after=class_probabilities(rows, classes).max(axis=1),
+        after=rows["score"].to_numpy(dtype=np.float64),  # of six digits too, so that a temperature of 1 changes nothing
         right=(rows["predicted"] == rows["label"]).to_numpy(),
         sure=rows["sure"].to_numpy() == 1,
         groups=rows["group"].to_numpy(),

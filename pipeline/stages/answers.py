@@ -38,16 +38,16 @@ def pooled(options: StageOptions, dataset: Dataset, task: str, stream: Scored, t
         scores = pool_clip(tables, classes, opposites(dataset, stream), **settings)
     else:
         scores = pool_frame(tables, classes, 0 if dataset.card.background is not None else None, **settings)
-    calibration = {"wanted_precision": evaluate.precision, **pool_calibration(tables, classes, **settings)}
+    calibration = {"wanted_precision": evaluate.precision, **pool_calibration(tables, **settings)}
     return scores | {"calibration": calibration}
 
 
 def calibration_section(
-    experiment: Experiment, calibration: Calibration, predictions: pd.DataFrame, classes: Sequence[str]
+    experiment: Experiment, calibration: Calibration, predictions: pd.DataFrame
 ) -> dict[str, float | None]:
     """What `metrics.json` says of one training's calibration, or of a fusion's, and of its sure answers."""
     evaluate = experiment.evaluate
-    answers = calibrated_answers(predictions, classes)
+    answers = calibrated_answers(predictions)
     return {
         "temperature": calibration.temperature,
         "threshold": calibration.threshold(evaluate.precision),

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     answers = [plain.predict(sample.features, key) for sample in validation]
     calibrated = [model.spec.calibration.apply(answer) for answer in answers]
     write_records(folder / "validation.csv", prediction_rows(model, validation, calibrated, answers, threshold))
-    scores["calibration"] = calibration_section(experiment, model.spec.calibration, pd.DataFrame(rows), model.classes)
+    scores["calibration"] = calibration_section(experiment, model.spec.calibration, pd.DataFrame(rows))
     write_records(folder / "controls.csv", control_rows(model, test, ladder))
     shown = test[:: max(1, len(test) // NUM_SHOWN)][:NUM_SHOWN]
     write_records(folder / "over_time.csv", [row for sample in shown for row in over_time_rows(model, sample)])

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     predictions, controls = test.table(probs, before, threshold), test.controls()
     scores = pooled(options, dataset, task, "fused", {options.seed: [(predictions, controls)]})
     scores = {name: scores[name] for name in ("test", "controls")}
-    scores["calibration"] = calibration_section(options.experiment, calibration, predictions, classes)
+    scores["calibration"] = calibration_section(options.experiment, calibration, predictions)
     scores["fusion"] = {
         "flow_weight": weight,
         **chosen,

@@ -70,16 +70,16 @@ def test_the_mean_over_seeds_and_its_interval() -> None:
 
 
 def test_calibration_over_folds_and_seeds() -> None:
-    own = pool_calibration({0: FIRST}, CLASSES, **SETTINGS)
+    own = pool_calibration({0: FIRST}, **SETTINGS)
     # Sure are 0.1, 0.9, 0.2 and 0.8, all right. Five of six are right, with a confidence of 0.75 before.
     assert (own["precision"], own["coverage"]) == (1.0, pytest.approx(4 / 6))
     assert own["ece_before"] == pytest.approx(5 / 6 - 0.75)
     # 0.9 twice, 0.8 twice, 0.6 (wrong) and 0.7; 0.8, 0.6 and 0.7 end bins of 1/15 each belongs to.
     assert own["ece_after"] == pytest.approx((2 * 0.1 + 2 * 0.2 + 0.6 + 0.3) / 6)
-    both = pool_calibration({0: FIRST, 1: SECOND}, CLASSES, **SETTINGS)
+    both = pool_calibration({0: FIRST, 1: SECOND}, **SETTINGS)
     # Of seed 1 sure are 0.9, 0.8 and 0.8, the last of them wrong.
     assert (both["precision"], both["coverage"]) == (pytest.approx(6 / 7), pytest.approx(7 / 12))
-    second = pool_calibration({1: SECOND}, CLASSES, **SETTINGS)
+    second = pool_calibration({1: SECOND}, **SETTINGS)
     for name in ("ece_before", "ece_after"):
         assert both[name] == pytest.approx((own[name] + second[name]) / 2)
     assert both["precision_low"] <= both["precision"] <= both["precision_high"]
