@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import beta as beta_distribution
 from scipy.stats import t as t_distribution
 
+from pipeline.errors import DataError
 from pipeline.evaluation.clip_metrics import check_labels, check_probs, reliability_bins
 from pipeline.evaluation.intervals import Groups, bootstrap_interval
 from pipeline.models.calibration import Calibration
@@ -29,6 +30,10 @@ def fit_calibration(probs: np.ndarray, labels: np.ndarray, groups: Groups) -> Ca
     probs: (N, K) float, rows summing to 1, N >= 1. labels: (N,) class indices. groups: (N,), of each answer.
     Raises DataError when a row is no distribution, a label no class, or the lengths differ.
     """
+    if not len(probs) == len(labels) == len(groups):
+        raise DataError(
+            f"{len(probs)} answers, {len(labels)} labels and {len(groups)} groups; expected one of each for each answer"
+        )
     calibration = Calibration(fit_temperature(probs, labels, groups))
     confidence, right = judged(calibration.apply(probs), labels)
     return Calibration(calibration.temperature, abstain_thresholds(confidence, right, groups))

@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import ndtri, softmax
 from scipy.stats import binomtest, ttest_1samp
 
+from pipeline.errors import DataError
 from pipeline.evaluation.calibration import (
     PRECISIONS,
     CalibratedAnswers,
@@ -117,6 +118,16 @@ def test_one_class_and_certain_answers_are_no_trouble() -> None:
     assert np.isfinite(certain_and_wrong.temperature)
     assert certain_and_wrong.temperature >= 1
     assert all(at is None for _, at in certain_and_wrong.thresholds)
+
+
+def test_answers_labels_and_groups_must_match() -> None:
+    probs, labels = drawn(1.0, seed=0, count=4)
+    with pytest.raises(DataError, match="4 answers, 3 labels and 4 groups"):
+        fit_calibration(probs, labels[:3], np.arange(4))
+    with pytest.raises(DataError, match=r"probs\[0\] sums to"):
+        fit_calibration(probs * 2, labels, np.arange(4))
+    with pytest.raises(DataError, match=r"labels\[3\] is 3; expected a class index from 0 to 2"):
+        fit_calibration(probs, np.array([0, 1, 2, 3]), np.arange(4))
 
 
 def test_the_design_effect_by_hand() -> None:
