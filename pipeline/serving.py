@@ -22,7 +22,7 @@ class RecognizerModel(PythonModel):
         self.model = load_model(context.artifacts["model"])
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
-        """Class probabilities of a batch of videos of equal length.
+        """Calibrated class probabilities of a batch of videos of equal length.
 
         Args:
             context: unused; MLflow hands it over.

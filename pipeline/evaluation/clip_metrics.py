@@ -129,10 +129,14 @@ def reliability(probs: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list
     Row: low, high (edges of the bin), count, mean_confidence, accuracy; the last two nan in an empty bin.
     Arguments and errors as for `clip_metrics`; ValueError when bins < 1.
     """
+    probs, labels = _checked(probs, labels)
+    return reliability_bins(probs.max(axis=1), probs.argmax(axis=1) == labels, bins)
+
+
+def reliability_bins(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> list[dict[str, float]]:
+    """The rows of `reliability` from the confidence of each answer, (N,) float, and whether it is right, (N,) bool."""
     if bins < 1:
         raise ValueError(f"bins is {bins}; expected 1 or more")
-    probs, labels = _checked(probs, labels)
-    confidence, right = probs.max(axis=1), probs.argmax(axis=1) == labels
     edges = np.arange(bins + 1) / bins
     # The clip takes a confidence of 1 plus rounding into the last bin.
     bin_of_video = np.searchsorted(edges[1:], confidence, side="left").clip(max=bins - 1)

@@ -47,10 +47,20 @@ class Aligned:
         """The mean of the streams' probabilities, (N, K), in which flow has this weight."""
         return (1 - weight) * self.rgb + weight * self.flow
 
-    def table(self, probs: np.ndarray) -> pd.DataFrame:
-        """Answers to the items as a table of the columns of `predictions.csv`."""
-        rounded = probs.round(DIGITS)
-        answers = {"predicted": [self.classes[index] for index in probs.argmax(axis=1)], "score": rounded.max(axis=1)}
+    def table(
+        self, probs: np.ndarray, before: np.ndarray | None = None, threshold: float | None = None
+    ) -> pd.DataFrame:
+        """Answers to the items as a table of the columns of `predictions.csv`.
+
+        before: the probabilities before they were calibrated, (N, K); without them the columns are those of
+        `controls.csv`. threshold: from which score on an answer is sure; without one none is.
+        """
+        rounded, score = probs.round(DIGITS), probs.max(axis=1)
+        answers: dict[str, object] = {"predicted": [self.classes[index] for index in probs.argmax(axis=1)]}
+        if before is not None:
+            sure = np.zeros(len(score), bool) if threshold is None else score >= threshold
+            answers |= {"uncalibrated": before.max(axis=1).round(DIGITS), "sure": sure.astype(int)}
+        answers["score"] = score.round(DIGITS)
         columns = dict(zip(self.classes, rounded.T, strict=True))
         return pd.concat([self.items, pd.DataFrame(answers), pd.DataFrame(columns)], axis=1)
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline.data.labels import IGNORED
 from pipeline.errors import DataError
+from pipeline.evaluation.calibration import CalibratedAnswers, calibration_scores
 from pipeline.evaluation.clip_metrics import clip_metrics
 from pipeline.evaluation.detection import Footage, detection_rows, detection_scores
 from pipeline.evaluation.ladder import (
@@ -134,6 +135,24 @@ def _footage(videos: Sequence[pd.DataFrame], name: str, alarms: Alarms) -> Foota
         groups=[str(rows["group"].iloc[0]) for rows in videos],
         step_seconds=np.array([alarms.step_seconds if has_delay else rows["seconds"].iloc[0] for rows in videos]),
         has_delay=has_delay,
+    )
+
+
+def pool_calibration(tables: Tables, *, samples: int, seed: int) -> dict[str, float]:
+    """`calibration_scores` of the folds put together."""
+    runs = [calibrated_answers(pd.concat([fold[0] for fold in folds])) for folds in tables.values()]
+    return calibration_scores(runs, samples=samples, seed=seed)
+
+
+def calibrated_answers(predictions: pd.DataFrame) -> CalibratedAnswers:
+    """The labelled rows of a table of predictions."""
+    rows = predictions[predictions["label"] != ""]
+    return CalibratedAnswers(
+        before=rows["uncalibrated"].to_numpy(dtype=np.float64),
+        after=rows["score"].to_numpy(dtype=np.float64),  # of six digits too, so that a temperature of 1 changes nothing
+        right=(rows["predicted"] == rows["label"]).to_numpy(),
+        sure=rows["sure"].to_numpy() == 1,
+        groups=rows["group"].to_numpy(),
     )
 
 

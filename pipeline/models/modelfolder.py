@@ -2,7 +2,7 @@
 
     model.safetensors      the recurrent classifier
     backbone.safetensors   the CNN before it
-    model.yaml             task, classes in order, architecture, view, features key, provenance, file hashes
+    model.yaml             task, classes in order, architecture, view, features key, provenance, calibration, hashes
 
 Folder + video = prediction, offline. The same folder is what MLflow logs.
 """
@@ -10,7 +10,7 @@ Folder + video = prediction, offline. The same folder is what MLflow logs.
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +23,12 @@ from safetensors.torch import load_file, save_file
 from pipeline.errors import ModelError, ViewMismatch
 from pipeline.features.store import VideoFeatures
 from pipeline.files import content_hash
+from pipeline.models.calibration import UNCALIBRATED, Calibration
 from pipeline.models.recurrent import RecurrentClassifier, Steps
 from pipeline.models.streaming import Stream
 from pipeline.view import View
 
-MODEL_FORMAT = 2
+MODEL_FORMAT = 3
 CLIPS_AT_A_TIME = 64
 FILES = ("model.safetensors", "backbone.safetensors")
 
@@ -38,7 +39,7 @@ class ModelSpec:
 
     architecture: keyword arguments of RecurrentClassifier, the head among them. background: name of the frame
     task's background class. backbone: name of the CNN in backbone.safetensors. features_key: identity of the features
-    it was trained on.
+    it was trained on. calibration: of the answers for a whole video (clip task) or a timestep (frame task).
     """
 
     task: Literal["clip", "frame"]
@@ -49,10 +50,14 @@ class ModelSpec:
     backbone: str
     features_key: str
     provenance: dict[str, Any]
+    calibration: Calibration = UNCALIBRATED
 
 
 class Model:
-    """A trained network with its view and class names; made by `load_model` or by training."""
+    """A trained network with its view and class names; made by `load_model` or by training.
+
+    All probabilities it gives are calibrated, by the temperature in its `calibration`.
+    """
 
     def __init__(self, spec: ModelSpec, network: RecurrentClassifier, folder: Path | None = None) -> None:
         self.spec = spec
@@ -68,6 +73,18 @@ class Model:
     def classes(self) -> list[str]:
         """Class names in the order of the scores."""
         return list(self.spec.classes)
+
+    def uncalibrated(self) -> "Model":
+        """The same network, whose probabilities are as it was trained to give them."""
+        return Model(replace(self.spec, calibration=UNCALIBRATED), self.network, self.folder)
+
+    def threshold(self, precision: float) -> float | None:
+        """Lowest probability of an answer that is sure, for a wanted share of right ones among the sure.
+
+        Of the precisions in the model the next higher one is taken; None where the validation side showed no such
+        threshold, or the wanted precision is above all in the model.
+        """
+        return self.spec.calibration.threshold(precision)
 
     def require_features(self, features_key: str) -> None:
         """Raise ViewMismatch unless features of this key are what the model was trained on."""
@@ -90,20 +107,24 @@ class Model:
             features: (T, D) or (T, crops, D) float32, one row per timestep of the model's view.
 
         Returns:
-            float32; (K,) for a clip model: the mean over the view's clips; (T, K) for a frame model.
+            float32; (K,) for a clip model: the mean over the view's clips, then calibrated; (T, K) for a frame model.
 
         Raises:
             ModelError: the features have another size than the network's.
         """
         if self.task == "clip":
-            return np.asarray(self.predict_clips(features).mean(axis=0))
+            return self.spec.calibration.apply(np.asarray(self._clip_probabilities(features).mean(axis=0)))
         return self.step_probabilities(features)
 
     def predict_clips(self, features: np.ndarray) -> np.ndarray:
         """Class probabilities (clips, K) float32 of each clip that the view cuts out of a video.
 
-        features: (T, D) or (T, crops, D) float32; probabilities are averaged over the crops.
+        features: (T, D) or (T, crops, D) float32; probabilities are averaged over the crops. The temperature was fitted
+        to answers for whole videos; for a clip of several it is the same, for want of labels of clips.
         """
+        return self.spec.calibration.apply(self._clip_probabilities(features))
+
+    def _clip_probabilities(self, features: np.ndarray) -> np.ndarray:
         parts = []
         for starts, part in self._clips(features):
             probs = self.network.clip_probabilities(part)
@@ -127,7 +148,7 @@ class Model:
         """Class probabilities (T, K) float32 of each timestep, read as one sequence; the mean over the crops."""
         with torch.inference_mode():
             logits = self.network.read(self._steps(features))
-        return np.asarray(logits.float().softmax(dim=-1).mean(dim=0).cpu())
+        return self.spec.calibration.apply(np.asarray(logits.float().softmax(dim=-1).mean(dim=0).cpu()))
 
     def stream(self) -> Stream:
         """Follow a video as it comes; the answers are those of reading it whole, to 1e-5.
@@ -145,7 +166,7 @@ class Model:
             raise ModelError(
                 f"this model averages over {view.crops} crops of a frame; a stream has one: train with view.crops: 1"
             )
-        return Stream(self.network, self.spec.task)
+        return Stream(self.network, self.spec.task, self.spec.calibration)
 
     def _clips(self, features: np.ndarray) -> Iterator[tuple[list[int], Steps]]:
         """The view's clips of a video, some at a time: the timesteps they begin at, and the network's answer.
@@ -203,7 +224,7 @@ def load_model(folder: Path | str, device: str = "cpu") -> Model:
     """Read a model folder and check every hash in it.
 
     Raises:
-        ModelError: the folder is missing, incomplete, damaged, or of a newer format.
+        ModelError: the folder is missing, incomplete, damaged, or of another format.
     """
     folder = Path(folder)
     if not (folder / "model.yaml").is_file():
@@ -213,10 +234,14 @@ def load_model(folder: Path | str, device: str = "cpu") -> Model:
         )
     try:
         text = yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))
-        if text.pop("format") != MODEL_FORMAT:
-            raise ModelError(f"{folder}: made by another version of this package; this one reads format {MODEL_FORMAT}")
+        if (made := text.pop("format")) != MODEL_FORMAT:
+            raise ModelError(
+                f"{folder}: made by another version of this package, in model format {made}; expected format "
+                f"{MODEL_FORMAT}: train the model again, or use the version that made it"
+            )
         hashes = text.pop("files")
-        spec = ModelSpec(**{**text, "classes": tuple(text["classes"]), "view": View(**text["view"])})
+        parts = {"view": View(**text["view"]), "calibration": Calibration(**text["calibration"])}
+        spec = ModelSpec(**{**text, **parts, "classes": tuple(text["classes"])})
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder}/model.yaml: not a model description ({error}); copy the folder again") from error
     for name in FILES:

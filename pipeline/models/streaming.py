@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ModelError
+from pipeline.models.calibration import UNCALIBRATED, Calibration
 from pipeline.models.recurrent import RecurrentClassifier, State
 
 
@@ -17,8 +18,9 @@ class Stream:
     Raises ModelError for a network that needs the end of a video: bidirectional, or a clip model with attention.
     """
 
-    def __init__(self, network: RecurrentClassifier, task: str) -> None:
+    def __init__(self, network: RecurrentClassifier, task: str, calibration: Calibration = UNCALIBRATED) -> None:
         network.require_stream(task)
+        self._calibration = calibration
         self._network = network
         self._task = task
         self._state: State | None = None
@@ -30,8 +32,8 @@ class Stream:
         """Go on by the next timesteps' features (n, D); n of 1 or more.
 
         Returns:
-            (n, K) float32. Frame model: class probabilities of each of the timesteps. Clip model: behind each of them,
-            the answer for all that has come so far.
+            (n, K) float32, calibrated. Frame model: class probabilities of each of the timesteps. Clip model: behind
+            each of them, the answer for all that has come so far.
         """
         device = self._network.feature_mean.device
         size = self._network.feature_size
@@ -44,7 +46,7 @@ class Stream:
             if self._task == "clip" and self._network.head != "last":
                 probabilities = self._running_mean(probabilities)
         self._num_steps += len(features)
-        return np.asarray(probabilities.cpu())
+        return self._calibration.apply(np.asarray(probabilities.cpu()))
 
     def _running_mean(self, probabilities: Tensor) -> Tensor:
         """Behind each timestep, the weighted mean over all so far; the weights of `ramp` are the steps' numbers."""

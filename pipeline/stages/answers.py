@@ -8,12 +8,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.config import Experiment
 from pipeline.data.cards import Dataset
 from pipeline.errors import DataError
+from pipeline.evaluation.calibration import calibration_scores
 from pipeline.evaluation.detection import COLUMNS
-from pipeline.evaluation.pooling import Alarms, Tables, detection_table, pool_clip, pool_detection, pool_frame
+from pipeline.evaluation.pooling import (
+    Alarms,
+    Tables,
+    calibrated_answers,
+    detection_table,
+    pool_calibration,
+    pool_clip,
+    pool_detection,
+    pool_frame,
+)
 from pipeline.files import write_table, write_text
-from pipeline.stages.layout import Scored, StageOptions
+from pipeline.models.calibration import Calibration
+from pipeline.stages.layout import Layout, Scored, StageOptions
 from pipeline.stages.samples import opposites, task_classes, without_nan
 
 TEXT = {name: str for name in ("control", "video_id", "group", "label", "predicted")}
@@ -30,13 +42,15 @@ def read_answers(path: Path) -> pd.DataFrame:
 def pooled(options: StageOptions, dataset: Dataset, task: str, stream: Scored, tables: Tables) -> dict[str, Any]:
     """Scores of a task and stream over folds and seeds."""
     classes = task_classes(dataset, task)
-    settings = {"samples": options.experiment.evaluate.bootstrap_samples, "seed": options.experiment.seed}
+    evaluate = options.experiment.evaluate
+    settings = {"samples": evaluate.bootstrap_samples, "seed": options.experiment.seed}
     if task == "clip":
         scores = pool_clip(tables, classes, opposites(dataset, stream), **settings)
     else:
         scores = pool_frame(tables, classes, 0 if dataset.card.background is not None else None, **settings)
     if dataset.card.alarms:
         scores["detection"] = pool_detection(tables, alarms(options, dataset), **settings)
+    scores["calibration"] = {"wanted_precision": evaluate.precision, **pool_calibration(tables, **settings)}
     return scores
 
 
@@ -50,6 +64,35 @@ def write_detection(path: Path, predictions: pd.DataFrame, watched: Alarms) -> N
     """Write `detection.csv`; without alarm classes its header alone."""
     rows = detection_table(predictions, watched)
     write_table(path, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
+
+
+def calibration_section(
+    experiment: Experiment, calibration: Calibration, predictions: pd.DataFrame
+) -> dict[str, float | None]:
+    """What `metrics.json` says of one training's calibration, or of a fusion's, and of its sure answers."""
+    evaluate = experiment.evaluate
+    answers = calibrated_answers(predictions)
+    return {
+        "temperature": calibration.temperature,
+        "threshold": calibration.threshold(evaluate.precision),
+        "wanted_precision": evaluate.precision,
+        **calibration_scores([answers], samples=evaluate.bootstrap_samples, seed=experiment.seed),
+    }
+
+
+def mean_calibration(layout: Layout, names: Sequence[str]) -> dict[str, float | None]:
+    """Of these evaluations the geometric mean of the temperatures, and the mean of the thresholds.
+
+    num_without_threshold: evaluations in which no confidence reached the wanted precision, so that nothing was sure.
+    """
+    files = [layout.evaluation(name) / "metrics.json" for name in names]
+    found = [json.loads(file.read_text(encoding="utf-8"))["calibration"] for file in files]
+    thresholds = [one["threshold"] for one in found if one["threshold"] is not None]
+    return {
+        "temperature": float(np.exp(np.mean([np.log(one["temperature"]) for one in found]))),
+        "threshold": float(np.mean(thresholds)) if thresholds else None,
+        "num_without_threshold": len(found) - len(thresholds),
+    }
 
 
 def write_records(path: Path, rows: Iterable[Mapping[str, object]]) -> None:

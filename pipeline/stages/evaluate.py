@@ -31,6 +31,7 @@ from pipeline.reporting.figures import confusion_figure, ladder_figure, over_tim
 from pipeline.stages.answers import (
     alarm_words,
     alarms,
+    calibration_section,
     headline,
     read_answers,
     write_detection,
@@ -38,7 +39,7 @@ from pipeline.stages.answers import (
     write_scores,
 )
 from pipeline.stages.layout import dataset_of, stage_options
-from pipeline.stages.samples import Sample, opposites, read_samples
+from pipeline.stages.samples import Sample, labelled_answers, opposites, read_samples
 from pipeline.tracking import Run, flatten, tracking_uri
 from pipeline.view import features_key
 
@@ -61,14 +62,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         read_samples(layout, store, dataset, task=task, fold=fold, split=split) for split in SIDES
     )
     samples, seed = experiment.evaluate.bootstrap_samples, experiment.seed
-    probs = [model.predict(sample.features, key) for sample in test]
+    plain = model.uncalibrated()
+    before = [plain.predict(sample.features, key) for sample in test]
+    probs = [model.spec.calibration.apply(answer) for answer in before]
     groups = [sample.video.group for sample in test]
     num_classes = len(model.classes)
     sides = part(train, task), part(test, task)
+    stacked, labels, _ = labelled_answers(task, test, probs)
     scores: dict[str, object]
     clips: Sequence[tuple[int, int]] = ()
     if task == "clip":
-        stacked, labels = np.stack(probs), np.array([sample.labels[0] for sample in test])
         ladder: Mapping[str, Any] = clip_controls(*sides, model.predict_features, num_classes, seed)
         runs = [Answers(stacked, ladder)]
         scores = clip_scores(runs, labels, groups, opposites(dataset, options.stream), samples=samples, seed=seed)
@@ -81,23 +84,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         truth = [sample.labels for sample in test]
         frames = [FrameAnswers(probs, ladder)]
         scores = frame_scores(frames, truth, groups, background, samples=samples, seed=seed)
-        kept = np.concatenate([sample.labels != IGNORED for sample in test])
-        stacked, labels = np.concatenate(probs)[kept], np.concatenate(truth)[kept]
     matrix = confusion_matrix(labels, stacked.argmax(axis=1), num_classes)
     per_class = per_class_table(stacked, labels, model.classes)
     folder = layout.evaluation(options.training)
     folder.mkdir(parents=True, exist_ok=True)
-    write_records(folder / "predictions.csv", prediction_rows(model, test, probs, clips))
+    threshold = model.threshold(experiment.evaluate.precision)
+    write_records(folder / "predictions.csv", prediction_rows(model, test, probs, (before, threshold), clips))
+    answers = [plain.predict(sample.features, key) for sample in validation]
+    calibrated = [model.spec.calibration.apply(answer) for answer in answers]
+    parts = clips_right(model, validation)
+    write_records(
+        folder / "validation.csv", prediction_rows(model, validation, calibrated, (answers, threshold), parts)
+    )
     answered, watched = read_answers(folder / "predictions.csv"), alarms(options, dataset)
+    scores["calibration"] = calibration_section(experiment, model.spec.calibration, answered)
     write_detection(folder / "detection.csv", answered, watched)
     if watched.classes:
         scores["detection"] = pool_detection(
             {options.seed: [(answered, answered)]}, watched, samples=samples, seed=seed
         )
-    answers = [model.predict(sample.features, key) for sample in validation]
-    write_records(
-        folder / "validation.csv", prediction_rows(model, validation, answers, clips_right(model, validation))
-    )
     write_records(folder / "controls.csv", control_rows(model, test, ladder))
     shown = test[:: max(1, len(test) // NUM_SHOWN)][:NUM_SHOWN]
     write_records(folder / "over_time.csv", [row for sample in shown for row in over_time_rows(model, sample)])
@@ -145,16 +150,24 @@ def clips_right(model: Model, samples: Sequence[Sample]) -> list[tuple[int, int]
 
 
 def prediction_rows(
-    model: Model, samples: Sequence[Sample], probs: Sequence[np.ndarray], clips: Sequence[tuple[int, int]] = ()
+    model: Model,
+    samples: Sequence[Sample],
+    probs: Sequence[np.ndarray],
+    judged: tuple[Sequence[np.ndarray], float | None] | None = None,
+    clips: Sequence[tuple[int, int]] = (),
 ) -> Iterable[dict[str, object]]:
     """Rows of predictions.csv: one per video (clip task) or per timestep (frame task), all class probabilities.
 
-    seconds: of a video on the view's grid, from the first frame shown to the end of its last timestep. clips: see
-    `clips_right`; their columns are there where they are given.
+    seconds: of a video on the view's grid, from the first frame shown to the end of its last timestep. judged: the
+    probabilities before they were calibrated, the highest of which is `uncalibrated`, and the threshold from which on
+    an answer is `sure`; without them the columns are those of controls.csv. clips: see `clips_right`; their columns are
+    there where they are given.
     """
-    for index, (sample, answer) in enumerate(zip(samples, probs, strict=True)):
-        steps = [(None, answer)] if model.task == "clip" else list(enumerate(answer))
-        for step, scores in steps:
+    before, threshold = judged or (probs, None)
+    for index, (sample, answer, first) in enumerate(zip(samples, probs, before, strict=True)):
+        steps = [None] if model.task == "clip" else range(len(answer))
+        for step in steps:
+            scores, uncalibrated = (answer, first) if step is None else (answer[step], first[step])
             truth = int(sample.labels[step or 0])
             row: dict[str, object] = {"video_id": sample.video.video_id, "group": sample.video.group}
             if step is None:
@@ -165,8 +178,12 @@ def prediction_rows(
             row |= {
                 "label": model.classes[truth] if truth != IGNORED else "",
                 "predicted": model.classes[int(scores.argmax())],
-                "score": round(float(scores.max()), 6),
             }
+            score = float(scores.max())
+            if judged is not None:
+                sure = threshold is not None and score >= threshold
+                row |= {"uncalibrated": round(float(uncalibrated.max()), 6), "sure": int(sure)}
+            row["score"] = round(score, 6)
             yield row | {name: round(float(value), 6) for name, value in zip(model.classes, scores, strict=True)}
 
 

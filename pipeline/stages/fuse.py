@@ -8,6 +8,7 @@ from pipeline.data.labels import IGNORED
 from pipeline.data.tables import Side, read_splits, video_ids
 from pipeline.discovery import printable
 from pipeline.errors import ConfigError, DataError
+from pipeline.evaluation.calibration import fit_calibration
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
 from pipeline.evaluation.fusion import Aligned, align, choose_weight
 from pipeline.files import write_text
@@ -16,6 +17,7 @@ from pipeline.reporting.figures import confusion_figure, ladder_figure
 from pipeline.stages.answers import (
     alarm_words,
     alarms,
+    calibration_section,
     headline,
     pooled,
     read_answers,
@@ -43,17 +45,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     dataset = dataset_of(options.experiment)
     classes = task_classes(dataset, task)
-    test = read_aligned(options, classes, "test")
+    validation, test = read_aligned(options, classes, "val"), read_aligned(options, classes, "test")
     chosen: dict[str, float] = {}
     if flow.weight == "validation":
-        weight, loss = choose_weight(read_aligned(options, classes, "val"))
+        weight, loss = choose_weight(validation)
         chosen = {"validation_nll": loss}
     else:
         weight = flow.weight
-    probs = test.fused(weight)
-    predictions, controls = test.table(probs), test.controls()
+    # A mean of calibrated probabilities is less sure than it might be: where the streams differ it is in between.
+    labelled = validation.labels != IGNORED
+    calibration = fit_calibration(
+        validation.fused(weight)[labelled], validation.labels[labelled], validation.items["group"][labelled].to_numpy()
+    )
+    before = test.fused(weight)
+    probs = calibration.apply(before)
+    threshold = calibration.threshold(options.experiment.evaluate.precision)
+    predictions, controls = test.table(probs, before, threshold), test.controls()
     scores = pooled(options, dataset, task, "fused", {options.seed: [(predictions, controls)]})
     scores = {name: scores[name] for name in ("test", "controls", "detection") if name in scores}
+    scores["calibration"] = calibration_section(options.experiment, calibration, predictions)
     scores["fusion"] = {
         "flow_weight": weight,
         **chosen,

@@ -18,7 +18,7 @@ from pipeline.evaluation.clip_metrics import reliability
 from pipeline.evaluation.pooling import class_probabilities
 from pipeline.files import write_text
 from pipeline.reporting.report import Mistake, ReportData, Training, confident_mistakes, render_report
-from pipeline.stages.answers import pooled, read_answers
+from pipeline.stages.answers import mean_calibration, pooled, read_answers
 from pipeline.stages.layout import (
     Layout,
     Scored,
@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             seed: [read_tables(layout, training_name(task, stream, fold, seed)) for fold in experiment.folds]
             for seed in experiment.seeds
         }
-        scores.setdefault(task, {})[stream] = pooled(options, dataset, task, stream, tables)
+        own = scores.setdefault(task, {})[stream] = pooled(options, dataset, task, stream, tables)
+        names = [training_name(task, stream, fold, seed) for seed in experiment.seeds for fold in experiment.folds]
+        own["calibration"] |= mean_calibration(layout, names)
         trainings += [
             training_of(options, dataset, (task, stream, fold, seed), predictions, videos, frames)
             for seed, folds in tables.items()

@@ -22,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if "test" in streams:
                 raise DataError(f"{folder}/metrics.json: written before there were streams; run `dvc repro` again")
             for stream, scores in streams.items():
+                if "calibration" not in scores:
+                    raise DataError(f"{folder}/metrics.json: written before calibration; run `dvc repro` again")
                 of = "" if list(streams) == ["rgb"] else f", {STREAMS[stream]}"
                 print("\n".join(lines(f"{printable(folder.name)}, {task} task{of}", task, scores)))
 
@@ -64,7 +66,20 @@ def lines(title: str, task: str, scores: Mapping[str, Any]) -> list[str]:
         found.append(
             f"  edit {own['edit']:.3f}, {parts}, per-frame mAP {_number(own['frame_map'])} (background left out)"
         )
-    return found
+    return [*found, *_calibration(scores["calibration"])]
+
+
+def _calibration(own: Mapping[str, Any]) -> list[str]:
+    """How far confidence is off, and what the sure answers are worth."""
+    error = f"  calibration error {own['ece_after']:.3f}, before the temperature {own['ece_before']:.3f}"
+    if own["precision"] is None:
+        return [error, f"  no answer is sure: none is confident enough for a precision of {own['wanted_precision']:g}"]
+    interval = _interval(own["precision_low"], own["precision_high"])
+    return [
+        error,
+        f"  {own['coverage']:.0%} of the answers are sure, and of these {own['precision']:.3f} {interval} are right "
+        f"(wanted: {own['wanted_precision']:g})",
+    ]
 
 
 def _line(

@@ -1,14 +1,14 @@
 """The labelled features of one side of a fold, as training and evaluation take them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pipeline.data.cards import Dataset
-from pipeline.data.labels import class_index, frame_classes, frame_labels
+from pipeline.data.labels import IGNORED, class_index, frame_classes, frame_labels
 from pipeline.data.tables import Side, Video, read_csv, read_segments, read_splits, read_videos, video_ids
 from pipeline.discovery import printable
 from pipeline.errors import DataError, RejectedVideo
@@ -97,6 +97,22 @@ def read_samples(
             f"expected {'a label in videos.csv' if task == 'clip' else 'rows in segments.csv'}"
         )
     return samples
+
+
+def labelled_answers(
+    task: str, samples: Sequence[Sample], probs: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What was answered where there is a label: probabilities (N, K), class indices (N,) and groups (N,).
+
+    probs: of each sample, (K,) in the clip task, (T, K) in the frame task, whose timesteps without a label are left
+    out.
+    """
+    groups = np.array([sample.video.group for sample in samples])
+    if task == "clip":
+        return np.stack(probs), np.array([sample.labels[0] for sample in samples]), groups
+    labels = np.concatenate([sample.labels for sample in samples])
+    kept = labels != IGNORED
+    return np.concatenate(probs)[kept], labels[kept], np.repeat(groups, [len(s.labels) for s in samples])[kept]
 
 
 def opposites(dataset: Dataset, stream: Scored) -> dict[int, int]:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +14,7 @@ from pipeline.config import Train
 from pipeline.data.tables import Side
 from pipeline.device import choose_device
 from pipeline.errors import ConfigError
+from pipeline.evaluation.calibration import fit_calibration
 from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
 from pipeline.files import explaining_full_disk, write_table, write_text
@@ -22,7 +23,7 @@ from pipeline.models.recurrent import RecurrentClassifier
 from pipeline.reporting.figures import gradient_figure, history_figure
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.stages.provenance import run_tags
-from pipeline.stages.samples import Sample, read_samples, task_classes
+from pipeline.stages.samples import Sample, labelled_answers, read_samples, task_classes
 from pipeline.tracking import Run, tracking_uri
 from pipeline.training.checkpoint import CheckpointSlot, tensor_digest
 from pipeline.training.distributed import World, process_group
@@ -130,8 +131,9 @@ def train_one(options: StageOptions, world: World) -> None:
             features_key=key,
             provenance={**tags, "seed": options.seed, "config": experiment.model_dump(mode="json")},
         )
+        model = calibrated(Model(spec, network), sides["val"])
         with explaining_full_disk(folder / "model"):
-            save_model(folder / "model", Model(spec, network), backbone_file)
+            save_model(folder / "model", model, backbone_file)
         run.log_figure(history_figure(pd.DataFrame(history)), "curves.png")
         run.log_figure(gradient_figure({name: norms.numpy() for name, norms in reach.items()}), "gradients.png")
         run.log_dict(experiment.model_dump(mode="json"), "config.yaml")
@@ -148,8 +150,16 @@ def train_one(options: StageOptions, world: World) -> None:
     checkpoint.remove()
     print(
         f"train: {options.name} {folder.name}: {len(sides['train'])} videos, {len(history)} epochs, best epoch "
-        f"{best['epoch']:.0f} with validation loss {best['val_loss']:.3f} and score {best['val_score']:.3f}"
+        f"{best['epoch']:.0f} with validation loss {best['val_loss']:.3f} and score {best['val_score']:.3f}, "
+        f"temperature {model.spec.calibration.temperature:.3f}"
     )
+
+
+def calibrated(model: Model, validation: Sequence[Sample]) -> Model:
+    """The model with the temperature and the thresholds that its answers on the validation side give."""
+    probs = [model.predict(sample.features, model.spec.features_key) for sample in validation]
+    calibration = fit_calibration(*labelled_answers(model.task, validation, probs))
+    return Model(replace(model.spec, calibration=calibration), model.network)
 
 
 def architecture(settings: Train, feature_size: int) -> dict[str, object]:

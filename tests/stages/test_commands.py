@@ -236,7 +236,26 @@ def test_results_prints_the_ladder(toy, capsys):
     assert "toy, clip task: 8 test videos, 4 groups never seen in training" in printed
     assert "played backwards, a video that was right gets the opposite action in 1.00 of the cases" in printed
     assert "toy, frame task" in printed
+    own = json.loads(Path("artifacts/toy/metrics.json").read_text())
+    after, before = (own["frame"]["rgb"]["calibration"][name] for name in ("ece_after", "ece_before"))
+    assert f"calibration error {after:.3f}, before the temperature {before:.3f}" in printed
     assert cli.main(["results", "nowhere"]) == 2
+    own["clip"]["rgb"]["calibration"] |= {
+        "coverage": 0.75,
+        "precision": 0.925,
+        "precision_low": 0.9,
+        "precision_high": 1,
+    }
+    own["frame"]["rgb"]["calibration"]["precision"] = None
+    Path("artifacts/toy/metrics.json").write_text(json.dumps(own))
+    assert cli.main(["results", "artifacts/toy"]) == 0
+    printed = capsys.readouterr().out
+    assert "75% of the answers are sure, and of these 0.925 [0.900, 1.000] are right (wanted: 0.9)" in printed
+    assert "no answer is sure: none is confident enough for a precision of 0.9" in printed
+    del own["clip"]["rgb"]["calibration"]
+    Path("artifacts/toy/metrics.json").write_text(json.dumps(own))
+    assert cli.main(["results", "artifacts/toy"]) == 2
+    assert "written before calibration; run `dvc repro` again" in capsys.readouterr().err
     Path("artifacts/toy/metrics.json").write_text('{"clip": {"test": {}}}')
     assert cli.main(["results", "artifacts/toy"]) == 2
     assert "written before there were streams; run `dvc repro` again" in capsys.readouterr().err

@@ -15,12 +15,13 @@ import pytest
 from pipeline.data.cards import read_dataset
 from pipeline.data.tables import read_videos
 from pipeline.errors import ConfigError, DataError, StoreError, ViewMismatch
+from pipeline.evaluation.calibration import fit_calibration
 from pipeline.features.backbones import read_backbone
 from pipeline.features.extract import Extractor
 from pipeline.features.store import FeatureStore
 from pipeline.models.modelfolder import load_model
 from pipeline.stages.layout import Layout
-from pipeline.stages.samples import read_samples
+from pipeline.stages.samples import labelled_answers, read_samples
 from pipeline.video.reader import VideoReader
 from tests.conftest import ROOT, run_stage, write_toy_video
 
@@ -109,6 +110,43 @@ def test_alarms_and_single_clips_are_scored_beside_videos(toy, capsys):
     assert clip_level["num_clips"] == 16
     assert clip_level["top1"] == sum(int(row["clips_right"]) for row in found) / 16
     assert pooled["clip"]["rgb"]["test"]["clip"] == pytest.approx(clip_level)
+
+
+@pytest.mark.parametrize("task", ["clip", "frame"])
+def test_answers_are_calibrated_by_what_the_validation_side_says(toy, task):
+    name = f"{task}-rgb-fold1-seed0"
+    model = load_model(ARTIFACTS / "trainings" / name / "model")
+    tables = {side: rows(ARTIFACTS / "evaluations" / name / f"{side}.csv") for side in ("validation", "predictions")}
+    plain = {}
+    for side, split in (("validation", "val"), ("predictions", "test")):
+        store = FeatureStore(ARTIFACTS / "features/shared", model.spec.features_key)
+        samples = read_samples(Layout("toy"), store, read_dataset("datasets/toy"), task=task, fold=1, split=split)
+        answers = [model.uncalibrated().predict(sample.features, model.spec.features_key) for sample in samples]
+        plain[side] = labelled_answers(task, samples, answers)
+        calibrated = model.spec.calibration.apply(plain[side][0])
+        kept = [row for row in tables[side] if row["label"]]
+        threshold = model.threshold(0.9)
+        for row, before, after in zip(kept, plain[side][0], calibrated, strict=True):
+            assert [float(row[name]) for name in model.classes] == [round(float(value), 6) for value in after]
+            assert float(row["uncalibrated"]) == round(float(before.max()), 6)
+            assert row["sure"] == str(int(threshold is not None and float(after.max()) >= threshold))
+    assert model.spec.calibration == fit_calibration(*plain["validation"])
+    own = metrics(toy, name)["calibration"]
+    assert own["temperature"] == model.spec.calibration.temperature
+    assert (own["wanted_precision"], own["threshold"]) == (0.9, model.threshold(0.9))
+    kept = [row for row in tables["predictions"] if row["label"]]
+    assert own["coverage"] == np.mean([row["sure"] == "1" for row in kept])
+    pooled = json.loads((ARTIFACTS / "metrics.json").read_text())[task]["rgb"]["calibration"]
+    assert {key: pooled[key] for key in own} == pytest.approx(own)
+
+
+def test_another_wanted_precision_needs_no_training(toy):
+    config = Path("configs/toy.yaml")
+    before = load_model(ARTIFACTS / "trainings/frame-rgb-fold1-seed0/model")
+    config.write_text(config.read_text().replace("precision: 0.9", "precision: 0.52"))
+    run_stage("evaluate", "--task", "frame")
+    own = metrics(toy, "frame-rgb-fold1-seed0")["calibration"]
+    assert (own["wanted_precision"], own["threshold"]) == (0.52, dict(before.spec.calibration.thresholds)[0.55])
 
 
 def test_the_report_is_one_page_that_loads_nothing(built_toy):

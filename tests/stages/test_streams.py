@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pipeline import cli
@@ -107,8 +108,11 @@ def test_the_fusion_is_the_weighted_mean_of_the_two_tables(streams, seed):
     weight = found["fusion"]["flow_weight"]
     assert weight in WEIGHTS
     assert len(tables["fused"]) == 8
+    temperature = found["calibration"]["temperature"]
     for video, left in tables["fused"].items():
-        assert left == pytest.approx((1 - weight) * tables["rgb"][video] + weight * tables["flow"][video], abs=3e-6)
+        mean = (1 - weight) * tables["rgb"][video] + weight * tables["flow"][video]
+        expected = mean ** (1 / temperature) / (mean ** (1 / temperature) + (1 - mean) ** (1 / temperature))
+        assert left == pytest.approx(expected, abs=1e-5)
     alone = {stream: scores(f"clip-{stream}-fold1-seed{seed}")["test"]["video"]["top1"] for stream in ("rgb", "flow")}
     for stream, top1 in alone.items():
         control = found["controls"][stream]
@@ -128,12 +132,15 @@ def test_the_frame_task_is_fused_step_by_step(streams):
         for row in rows(EVALUATIONS / "frame-flow-fold1-seed0/predictions.csv")
     }
     weight = scores("frame-fused-fold1-seed0")["fusion"]["flow_weight"]
+    temperature = scores("frame-fused-fold1-seed0")["calibration"]["temperature"]
     named = ("video_id", "group", "step", "time_seconds", "label")
     assert [[row[name] for name in named] for row in fused] == [[row[name] for name in named] for row in rgb]
     for both, one in zip(fused, rgb, strict=True):
         other = flow.get((one["video_id"], one["time_seconds"]), one)
-        expected = [(1 - weight) * float(one[name]) + weight * float(other[name]) for name in ("rest", "left", "right")]
-        assert [float(both[name]) for name in ("rest", "left", "right")] == pytest.approx(expected, abs=3e-6)
+        mean = [(1 - weight) * float(one[name]) + weight * float(other[name]) for name in ("rest", "left", "right")]
+        powers = [value ** (1 / temperature) for value in mean]
+        expected = [power / sum(powers) for power in powers]
+        assert [float(both[name]) for name in ("rest", "left", "right")] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.slow
@@ -159,6 +166,27 @@ def test_scores_are_means_over_the_seeds(streams, capsys):
 
 
 @pytest.mark.slow
+def test_calibration_over_streams_and_seeds(streams):
+    found = pooled()
+    for task, level in (("clip", "video"), ("frame", "frame")):
+        for stream in ("rgb", "flow", "fused"):
+            each = [scores(f"{task}-{stream}-fold1-seed{seed}")["calibration"] for seed in (0, 1)]
+            own = found[task][stream]["calibration"]
+            assert own["wanted_precision"] == 0.9
+            for name in ("ece_before", "ece_after", "coverage"):
+                assert own[name] == pytest.approx(np.mean([one[name] for one in each]))
+            assert own["temperature"] == pytest.approx(np.sqrt(each[0]["temperature"] * each[1]["temperature"]))
+            assert own["num_without_threshold"] == sum(one["threshold"] is None for one in each)
+            if task == "clip":
+                assert own["ece_after"] == pytest.approx(found[task][stream]["test"][level]["ece"], abs=1e-5)
+    table = rows(EVALUATIONS / "clip-fused-fold1-seed0/predictions.csv")
+    threshold = scores("clip-fused-fold1-seed0")["calibration"]["threshold"]
+    assert [row["sure"] for row in table] == [
+        str(int(threshold is not None and float(row["score"]) >= threshold - 1e-6)) for row in table
+    ]
+
+
+@pytest.mark.slow
 def test_the_page_shows_the_streams(streams):
     page = " ".join(Path("artifacts/toy/report.html").read_text().split())
     assert "<td>both streams</td>" in page
@@ -172,8 +200,17 @@ def test_the_page_shows_the_streams(streams):
 def test_a_given_weight_is_taken_and_the_test_side_chooses_nothing(streams, capsys):
     config = Path("configs/toy.yaml")
     config.write_text(config.read_text().replace("weight: validation", "weight: 0.25"))
-    (EVALUATIONS / "clip-rgb-fold1-seed0/validation.csv").unlink()
     run_stage("fuse", "--task", "clip")
+    chosen = scores("clip-fused-fold1-seed0")
+    path = EVALUATIONS / "clip-rgb-fold1-seed0/predictions.csv"
+    table = pd.read_csv(path)
+    table[["left", "right"]] = table[["right", "left"]].to_numpy()
+    table.to_csv(path, index=False)
+    run_stage("fuse", "--task", "clip")
+    other = scores("clip-fused-fold1-seed0")
+    assert other["test"] != chosen["test"]
+    for name in ("temperature", "threshold"):
+        assert other["calibration"][name] == chosen["calibration"][name]
     assert scores("clip-fused-fold1-seed0")["fusion"]["flow_weight"] == 0.25
     assert "validation_nll" not in scores("clip-fused-fold1-seed0")["fusion"]
     assert "fuse: toy clip-fused-fold1-seed0: flow weighs 0.25; top1" in capsys.readouterr().out
@@ -192,7 +229,9 @@ def test_a_video_without_flow_is_counted_and_answered_by_rgb(streams, capsys):
     assert len(fused) == 8
     video = lines[1].split(",")[0]
     answers = [next(float(row["left"]) for row in table if row["video_id"] == video) for table in (fused, rgb)]
-    assert answers[0] == pytest.approx(answers[1], abs=2e-6)  # tables hold six digits, scaled to add up to 1
+    odds = [answer / (1 - answer) for answer in answers]
+    temperature = scores("clip-fused-fold1-seed0")["calibration"]["temperature"]  # the fusion's own
+    assert odds[0] == pytest.approx(odds[1] ** (1 / temperature), rel=1e-4)  # tables hold six digits
 
 
 @pytest.mark.slow
@@ -231,7 +270,7 @@ def test_answers_of_another_side_are_refused(streams):
     ):
         run_stage("fuse", "--task", "clip")
     shutil.rmtree(folder)
-    with pytest.raises(DataError, match=r"predictions\.csv: no such file; run `lrcn select` again"):
+    with pytest.raises(DataError, match=r"validation\.csv: no such file; run `lrcn select` again"):
         run_stage("fuse", "--task", "clip")
 
 

@@ -66,6 +66,11 @@ def test_the_mean_is_weighted() -> None:
         "video_id": ["s1", "t2"], "group": ["1", "2"], "label": ["sit", "stand"], "predicted": ["sit", "stand"],
         "score": [0.7, 0.575], "sit": [0.7, 0.425], "stand": [0.3, 0.575],
     }  # fmt: skip
+    sure = both.table(both.fused(0.25), before=both.fused(0.5), threshold=0.6)
+    assert list(sure.columns) == [*table.columns[:4], "uncalibrated", "sure", *table.columns[4:]]
+    assert sure[["uncalibrated", "sure"]].to_dict("list") == {"uncalibrated": [0.6, 0.65], "sure": [1, 0]}
+    assert list(both.table(both.fused(0.25), before=both.fused(0.5))["sure"]) == [0, 0]  # nothing is, without one
+    align(sure, sure, CLASSES)  # a table of answers may have these columns
     alone = both.controls()
     assert list(alone["control"]) == ["rgb", "rgb", "flow", "flow"]
     assert list(alone["sit"]) == [0.8, 0.5, 0.4, 0.2]

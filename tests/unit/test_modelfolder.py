@@ -5,6 +5,7 @@ from safetensors.torch import save_file
 
 from pipeline.errors import ModelError, ViewMismatch
 from pipeline.features.store import VideoFeatures
+from pipeline.models.calibration import Calibration
 from pipeline.models.modelfolder import Model, ModelSpec, load_model, save_model
 from pipeline.models.recurrent import RecurrentClassifier
 from pipeline.view import View
@@ -14,13 +15,16 @@ ARCHITECTURE = {
     "input_dropout": 0.0, "dropout": 0.5,
 }  # fmt: skip
 VIEW = View(fps=10, short_side=96, crop=96, clip_frames=4, clip_stride=2)
+WHOLE = View(fps=10, short_side=96, crop=96)
+CALIBRATION = Calibration(0.4, ((0.8, 0.625), (0.9, 0.75), (0.99, None)))
 
 
-def make(task="clip", view=VIEW) -> Model:
+def make(task="clip", view=VIEW, calibration=CALIBRATION) -> Model:
     torch.manual_seed(0)
     spec = ModelSpec(
         task=task, classes=("no", "007", "1e5"), background=None, architecture=ARCHITECTURE, view=view,
         backbone="resnet18", features_key="0123456789abcdef", provenance={"fold": 1},
+        calibration=calibration,
     )  # fmt: skip
     return Model(spec, RecurrentClassifier(num_classes=3, **ARCHITECTURE))
 
@@ -41,16 +45,42 @@ def test_round_trip_keeps_answers_and_class_names(folder):
     assert loaded.spec == make().spec
     assert loaded.classes == ["no", "007", "1e5"]  # text stays text
     np.testing.assert_array_equal(loaded.predict_features(features(9)), make().predict_features(features(9)))
+    assert [loaded.threshold(wanted) for wanted in (0.7, 0.9, 0.95)] == [0.625, 0.75, None]
 
 
-def test_a_clip_model_averages_the_clips_of_its_view():
+def test_a_clip_model_averages_the_clips_of_its_view_and_calibrates_the_mean():
     values = features(9)
-    whole = make(view=View(fps=10, short_side=96, crop=96))
-    expected = np.mean([whole.predict_features(values[start : start + 4]) for start in (0, 2, 4, 5)], axis=0)
+    whole = make(view=WHOLE).uncalibrated()
+    mean = np.mean([whole.predict_features(values[start : start + 4]) for start in (0, 2, 4, 5)], axis=0)
+    np.testing.assert_allclose(make().uncalibrated().predict_features(values), mean, atol=1e-6)
+    expected = mean**2.5 / (mean**2.5).sum()
     got = make().predict_features(values)
     assert got.shape == (3,)
     np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert np.abs(got - mean).max() > 0.01
     assert got.sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("task", ["clip", "frame"])
+def test_every_way_to_ask_gives_calibrated_answers(task):
+    values, model = features(9), make(task, WHOLE)
+    whole, plain = model.predict_features(values), model.uncalibrated().predict_features(values)
+    np.testing.assert_array_equal(whole, CALIBRATION.apply(plain))
+    np.testing.assert_array_equal(
+        model.step_probabilities(values), CALIBRATION.apply(model.uncalibrated().step_probabilities(values))
+    )
+    if task == "clip":
+        np.testing.assert_array_equal(model.predict_clips(values), [whole])
+    stream = model.stream()
+    pushed = np.concatenate([stream.push(values[at : at + 2]) for at in range(0, 9, 2)])
+    np.testing.assert_allclose(pushed[-1] if task == "clip" else pushed, whole, atol=1e-5)
+
+
+def test_a_frame_model_divides_its_logits():
+    values, model = features(9), make("frame")
+    with torch.inference_mode():
+        logits = model.network.read(torch.from_numpy(values)[None])[0]
+    np.testing.assert_allclose(model.predict_features(values), (logits / 0.4).softmax(dim=-1), atol=1e-6)
 
 
 def test_a_frame_model_answers_at_every_step():
@@ -70,7 +100,7 @@ def test_features_of_another_view_are_refused(folder):
 
 @pytest.mark.parametrize("task", ["clip", "frame"])
 def test_answers_of_several_crops_are_averaged(task):
-    model = make(task)
+    model = make(task).uncalibrated()
     crops = np.random.default_rng(1).normal(size=(9, 10, 5)).astype(np.float32)
     alone = [model.predict_features(crops[:, number]) for number in range(10)]
     np.testing.assert_allclose(model.predict_features(crops), np.mean(alone, axis=0), atol=1e-6)
@@ -104,8 +134,19 @@ def test_missing_and_foreign_folders_are_named(folder, tmp_path):
     (folder / "model.yaml").write_text(text.replace("hidden_size: 4", "hidden_size: 8"))
     with pytest.raises(ModelError, match="does not fit the architecture"):
         load_model(folder)
-    (folder / "model.yaml").write_text(text.replace("format: 2", "format: 99"))
-    with pytest.raises(ModelError, match="made by another version"):
+    for made in (2, 99):
+        (folder / "model.yaml").write_text(text.replace("format: 3", f"format: {made}"))
+        with pytest.raises(
+            ModelError, match=f"made by another version .* in model format {made}; expected format 3: tr"
+        ):
+            load_model(folder)
+    (folder / "model.yaml").write_text(text.replace("temperature: 0.4", "temperature: -1"))
+    with pytest.raises(
+        ModelError, match=r"not a model description \(calibration: temperature is -1; expected a number"
+    ):
+        load_model(folder)
+    (folder / "model.yaml").write_text(text.replace("- - 0.8", "- - 0.95"))
+    with pytest.raises(ModelError, match=r"precisions of thresholds are \[0.95, 0.9, 0.99\]; expected increasing"):
         load_model(folder)
     (folder / "model.yaml").write_text("task: clip\n")
     with pytest.raises(ModelError, match="not a model description"):

@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import DataError
 from pipeline.evaluation.clip_metrics import auc
 from pipeline.evaluation.intervals import bootstrap_mean
-from pipeline.evaluation.pooling import Alarms, detection_table, pool_clip, pool_detection, pool_frame
+from pipeline.evaluation.pooling import Alarms, detection_table, pool_calibration, pool_clip, pool_detection, pool_frame
 
 CLASSES = ("no", "yes")
 SETTINGS = {"samples": 200, "seed": 0}
@@ -21,6 +21,8 @@ def fold(start: int, yes: list[float], truth: str) -> tuple[pd.DataFrame, pd.Dat
             "group": [f"g{(start + number) // 2}" for number in range(len(yes))],
             "label": [{"n": "no", "y": "yes"}[letter] for letter in truth],
             "predicted": ["yes" if value > 0.5 else "no" for value in yes],
+            "uncalibrated": [0.75] * len(yes),
+            "sure": [int(max(value, 1 - value) >= 0.8) for value in yes],
             "score": [max(value, 1 - value) for value in yes],
             "no": [1 - value for value in yes],
             "yes": yes,
@@ -65,6 +67,22 @@ def test_the_mean_over_seeds_and_its_interval() -> None:
     assert own["auc_low"] <= own["auc"] <= own["auc_high"]
     assert scores["controls"]["majority"]["difference"] == pytest.approx(1 / 6)
     assert auc(np.array([0.9, 0.8, 0.7, 0.6, 0.7, 0.8]), np.arange(6) < 3) == pytest.approx(7 / 9)
+
+
+def test_calibration_over_folds_and_seeds() -> None:
+    own = pool_calibration({0: FIRST}, **SETTINGS)
+    # Sure are 0.1, 0.9, 0.2 and 0.8, all right. Five of six are right, with a confidence of 0.75 before.
+    assert (own["precision"], own["coverage"]) == (1.0, pytest.approx(4 / 6))
+    assert own["ece_before"] == pytest.approx(5 / 6 - 0.75)
+    # 0.9 twice, 0.8 twice, 0.6 (wrong) and 0.7; 0.8, 0.6 and 0.7 end bins of 1/15 each belongs to.
+    assert own["ece_after"] == pytest.approx((2 * 0.1 + 2 * 0.2 + 0.6 + 0.3) / 6)
+    both = pool_calibration({0: FIRST, 1: SECOND}, **SETTINGS)
+    # Of seed 1 sure are 0.9, 0.8 and 0.8, the last of them wrong.
+    assert (both["precision"], both["coverage"]) == (pytest.approx(6 / 7), pytest.approx(7 / 12))
+    second = pool_calibration({1: SECOND}, **SETTINGS)
+    for name in ("ece_before", "ece_after"):
+        assert both[name] == pytest.approx((own[name] + second[name]) / 2)
+    assert both["precision_low"] <= both["precision"] <= both["precision_high"]
 
 
 def test_what_plays_backwards_is_the_mean_over_the_seeds() -> None:
