@@ -13,6 +13,7 @@ from pipeline.errors import DataError
 from pipeline.evaluation.pooling import Tables, pool_clip, pool_frame
 from pipeline.files import write_table, write_text
 from pipeline.stages.layout import Scored, StageOptions
+from pipeline.stages.leaks import leaks_in_words
 from pipeline.stages.samples import opposites, task_classes, without_nan
 
 TEXT = {name: str for name in ("control", "video_id", "group", "label", "predicted")}
@@ -55,8 +56,8 @@ def write_scores(
 
 
 def headline(task: str, scores: Mapping[str, Any]) -> str:
-    """The first score of `metrics.json` in words."""
+    """The first score of `metrics.json` in words, with the leaks it was made with."""
     level, name = ("video", "top1") if task == "clip" else ("frame", "acc")
     own = scores["test"][level]
     interval = f"[{own[f'{name}_low']:.3f}, {own[f'{name}_high']:.3f}]"
-    return f"{name} {own[name]:.3f} {interval} on {own['num_videos']:.0f} test videos"
+    return f"{name} {own[name]:.3f} {interval} on {own['num_videos']:.0f} test videos{leaks_in_words(scores['leaks'])}"

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.data.labels import IGNORED
+from pipeline.data.properties import Properties, read_properties
 from pipeline.data.tables import SIDES
 from pipeline.device import choose_device
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
@@ -27,12 +28,12 @@ from pipeline.models.modelfolder import Model, load_model
 from pipeline.reporting.figures import confusion_figure, ladder_figure, over_time_figure
 from pipeline.stages.answers import headline, write_records, write_scores
 from pipeline.stages.layout import dataset_of, stage_options
+from pipeline.stages.leaks import leak_counts
 from pipeline.stages.samples import Sample, opposites, read_samples
 from pipeline.tracking import Run, flatten, tracking_uri
 from pipeline.view import features_key
 
 NUM_SHOWN = 12  # test videos of which every timestep is shown
-PROPERTIES = ("size_bytes", "width", "height", "fps_header", "duration_seconds_header", "bit_rate", "has_audio")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     probs = [model.predict(sample.features, key) for sample in test]
     groups = [sample.video.group for sample in test]
     num_classes = len(model.classes)
-    sides = part(train, task), part(test, task)
+    properties = read_properties(layout.properties)
+    sides = part(train, task, properties), part(test, task, properties)
     scores: dict[str, object]
     if task == "clip":
         stacked, labels = np.stack(probs), np.array([sample.labels[0] for sample in test])
@@ -68,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         scores = frame_scores(frames, truth, groups, background, samples=samples, seed=seed)
         kept = np.concatenate([sample.labels != IGNORED for sample in test])
         stacked, labels = np.concatenate(probs)[kept], np.concatenate(truth)[kept]
+    scores["leaks"] = leak_counts(layout, [fold])
     matrix = confusion_matrix(labels, stacked.argmax(axis=1), num_classes)
     per_class = per_class_table(stacked, labels, model.classes)
     folder = layout.evaluation(options.training)
@@ -100,14 +103,14 @@ class Shown(Sequence[np.ndarray]):
         return values[:, 0] if self._centre and values.ndim == 3 else values
 
 
-def part(samples: Sequence[Sample], task: str) -> Part:
+def part(samples: Sequence[Sample], task: str, properties: Properties) -> Part:
     """One side of the split as the controls take it."""
     return Part(
         features=Shown(samples, centre=True),
         shown=Shown(samples, centre=False),
         labels=[int(sample.labels[0]) for sample in samples] if task == "clip" else [s.labels for s in samples],
         groups=[sample.video.group for sample in samples],
-        properties=np.array([[_number(getattr(s.video, name)) for name in PROPERTIES] for s in samples]),
+        properties=properties.table([sample.video.video_id for sample in samples]),
     )
 
 
@@ -176,7 +179,3 @@ def log_to_run(
         run.log_table(list(per_class), "per_class.json")
         run.log_file(folder / "predictions.csv")
         run.log_figure(over_time_figure(pd.read_csv(folder / "over_time.csv", keep_default_na=False)), "over_time.png")
-
-
-def _number(value: object) -> float:
-    return float("nan") if value is None else float(value)  # type: ignore[arg-type]

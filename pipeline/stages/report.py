@@ -28,6 +28,7 @@ from pipeline.stages.layout import (
     stage_options,
     training_name,
 )
+from pipeline.stages.leaks import leak_counts
 from pipeline.stages.provenance import git_state
 from pipeline.stages.samples import task_classes, without_nan
 from pipeline.video.framestore import FrameStore
@@ -52,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             seed: [read_tables(layout, training_name(task, stream, fold, seed)) for fold in experiment.folds]
             for seed in experiment.seeds
         }
-        scores.setdefault(task, {})[stream] = pooled(options, dataset, task, stream, tables)
+        leaks = {"leaks": leak_counts(layout, experiment.folds)}
+        scores.setdefault(task, {})[stream] = pooled(options, dataset, task, stream, tables) | leaks
         trainings += [
             training_of(options, dataset, (task, stream, fold, seed), predictions, videos, frames)
             for seed, folds in tables.items()

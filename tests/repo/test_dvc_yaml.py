@@ -60,8 +60,8 @@ def other_files(stage: str) -> set[str]:
     return files.get(stage, set())
 
 
-def test_the_eight_stages_are_there():
-    assert list(STAGES) == ["index", "decode", "finetune", "extract", "train", "evaluate", "fuse", "report"]
+def test_the_stages_are_there():
+    assert list(STAGES) == ["index", "decode", "audit", "finetune", "extract", "train", "evaluate", "fuse", "report"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
