@@ -31,6 +31,7 @@ COMMANDS = {
     "results": ("pipeline.stages.results", "print the scores of an experiment"),
     "index": ("pipeline.stages.index", "stage: media folder and card to tables of videos, segments and splits"),
     "decode": ("pipeline.stages.decode", "stage: each video once into the lossless frame store"),
+    "audit": ("pipeline.stages.audit", "stage: pictures on two sides of a split, and what file properties give away"),
     "finetune": (
         "pipeline.stages.finetune",
         "stage: the backbone's weights, trained on frames and end to end if asked for",

@@ -29,7 +29,7 @@ class DataError(LrcnError):
 
 
 class LeakError(DataError):
-    """A group or a content hash stands on two sides of a split."""
+    """A group, a content hash, or the same pictures stand on two sides of a split."""
 
 
 class VideoError(LrcnError):

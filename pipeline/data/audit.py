@@ -1,14 +1,18 @@
 """What a reviewer wants to know of a prepared data set: counts, what was left out, and what looks wrong."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.data.groups import joined
 from pipeline.data.scan import OWN_TABLE
 from pipeline.data.splits import Fold, Leak
 from pipeline.data.tables import SIDES, Segment, Side, Video
 from pipeline.errors import DataError
+
+WORDS = {"content": "the same bytes", "pictures": "the same pictures"}
 
 
 def check_folds(
@@ -75,6 +79,7 @@ def build_audit(
     folds: Sequence[Fold],
     *,
     leaks: Sequence[Leak],
+    published: bool,
     joined_groups: Sequence[Sequence[str]],
     expected: Sequence[Mapping[Side, int]],
     notes: Sequence[str],
@@ -83,8 +88,9 @@ def build_audit(
     """The contents of `audit.json`: plain values that depend on the data alone.
 
     expected: published sizes by fold, `train` counting the validation part. `warnings` holds the lines to be printed:
-    notes, and everything found here that is worth a look and no reason to stop. what: the word for a file
-    of the media. Files that the card names, such as tables of labels, are counted apart and are nothing to look at.
+    notes, and everything found here that is worth a look and no reason to stop. published: the splits are somebody
+    else's; leaks in others have been allowed. what: the word for a file of the media. Files that the card names, such
+    as tables of labels, are counted apart and are nothing to look at.
     """
     usable = [video for video in videos if video.status == "ok"]
     members = set().union(*folds)
@@ -128,15 +134,32 @@ def build_audit(
             *_first(
                 f"{' and '.join(map(repr, d['video_ids']))} have the same bytes (labels {d['labels']})" for d in same
             ),
-            *_first(f"groups {' and '.join(names)} share a video and count as one" for names in joined_groups),
+            *_first(f"groups {' and '.join(names)} share a source and count as one" for names in joined_groups),
             *(
                 f"fold {u['fold']}: {u['found']} {u['side']} videos, published {u['expected']}; is the media complete?"
                 for u in unmet
             ),
-            *([f"the published split leaks: {describe_leaks(leaks)}"] if leaks else []),
+            *(
+                [f"{'the published split leaks' if published else 'leaks allowed'}: {describe_leaks(leaks)}"]
+                if leaks
+                else []
+            ),
             *_absent_lines(counts),
         ],
     }
+
+
+def leak_problem(where: object, leaks: Sequence[Leak]) -> str:
+    """The message of a LeakError: the first leaks, what to write into the card, and the way around."""
+    copies = [leak for leak in leaks if leak.kind != "group"]
+    together = joined({video for videos in leak.sides.values() for video in videos} for leak in copies)
+    lines = json.dumps([sorted(videos) for videos in together], ensure_ascii=False)
+    cure = f"Remove the copies, or state in the card that they are of one source: `together: {lines}`"
+    return (
+        f"{where}: {len(leaks)} leak(s): {describe_leaks(leaks)}. "
+        f"{cure if copies else 'Change the splits in the card'}; "
+        "audit.allow_leak (--allow-leak) goes on all the same, and every score then says so"
+    )
 
 
 def describe_leaks(leaks: Sequence[Leak], shown: int = 3) -> str:
@@ -144,7 +167,7 @@ def describe_leaks(leaks: Sequence[Leak], shown: int = 3) -> str:
     lines = []
     for leak in leaks[:shown]:
         (one, ones), (other, others), *_ = leak.sides.items()
-        what = f"group {leak.value!r}" if leak.kind == "group" else "the same bytes"
+        what = f"group {leak.value!r}" if leak.kind == "group" else WORDS[leak.kind]
         lines.append(f"fold {leak.fold}: {what} in {one} ({ones[0]!r}) and {other} ({others[0]!r})")
     more = f" and {len(leaks) - shown} more" if len(leaks) > shown else ""
     return "; ".join(lines) + more

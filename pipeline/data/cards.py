@@ -235,6 +235,8 @@ class Card(_Section):
     alarms: classes that are watched for: scored by false alarms per hour and delay as well.
     segments: a table in the media folder with path, start_seconds, end_seconds, label.
     groups: rules that say which videos come from one source; without rules each video is its own group.
+    together: lists of videos (paths below the media folder) that are one source whatever the rules say, such as copies
+        that `lrcn audit` found; their groups become one.
     """
 
     name: Name
@@ -249,6 +251,7 @@ class Card(_Section):
     labels: Labels
     segments: RelativePath | None = None
     groups: list[GroupRule] = []
+    together: list[Annotated[list[Text], Field(min_length=2)]] = []
     splits: Splits
 
 
@@ -323,6 +326,8 @@ def _check(card: Card, classes: tuple[str, ...], folder: Path) -> list[str]:
         problems.append("segments: labels.frames states the label of each timestep already; take one of the two out")
     if card.labels.csv is None and any(rule.column is not None for rule in card.groups):
         problems.append("groups: a `column` needs a table of labels (labels.csv)")
+    if card.together and card.splits.official:
+        problems.append("together: the splits are published ones, which it would change; their leaks are reported")
     return problems
 
 

@@ -59,9 +59,9 @@ def read_headed_list(path: Path, head: str, member: str) -> tuple[dict[str, str]
             heads_of.setdefault(match[1], set()).add(current)
     if not heads_of:
         raise DataError(f"{path}: no line matches {member!r}; check `head` and `member` in the card")
-    joined = _joined(heads_of.values())
-    name_of = {head: "+".join(sorted(cluster)) for cluster in joined for head in cluster}
-    return {stem: name_of[min(heads)] for stem, heads in heads_of.items()}, [sorted(c) for c in joined if len(c) > 1]
+    clusters = joined(heads_of.values())
+    name_of = {head: "+".join(sorted(cluster)) for cluster in clusters for head in cluster}
+    return {stem: name_of[min(heads)] for stem, heads in heads_of.items()}, [sorted(c) for c in clusters if len(c) > 1]
 
 
 def assign_groups(video_ids: Iterable[str], rules: Sequence[GroupRule]) -> dict[str, str]:
@@ -71,7 +71,19 @@ def assign_groups(video_ids: Iterable[str], rules: Sequence[GroupRule]) -> dict[
     return {video_id: next(filter(None, (rule(video_id) for rule in rules)), "") for video_id in video_ids}
 
 
-def _joined(sets: Iterable[set[str]]) -> list[set[str]]:
+def join_groups(groups: Mapping[str, str], together: Iterable[Iterable[str]]) -> tuple[dict[str, str], list[list[str]]]:
+    """Groups of videos, those joined that hold videos of one list of `together`, under their names joined by `+`.
+
+    Returns the group of each video, and the names of the groups that were joined.
+    """
+    clusters = [
+        cluster for cluster in joined({groups[v] for v in videos} - {""} for videos in together) if len(cluster) > 1
+    ]
+    name_of = {group: "+".join(sorted(cluster)) for cluster in clusters for group in cluster}
+    return {v: name_of.get(group, group) for v, group in groups.items()}, [sorted(cluster) for cluster in clusters]
+
+
+def joined(sets: Iterable[set[str]]) -> list[set[str]]:
     """Union of all sets that share an element, in order of first appearance."""
     clusters: list[set[str]] = []
     for members in sets:

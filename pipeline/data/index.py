@@ -11,11 +11,11 @@ from typing import Any
 
 from pipeline.data import splits
 from pipeline.data.annotations import folder_labels, read_label_table, read_segment_table
-from pipeline.data.audit import build_audit, check_folds, describe_leaks
+from pipeline.data.audit import build_audit, check_folds, leak_problem
 from pipeline.data.cards import Card, Dataset, ListSplits
 from pipeline.data.featurefiles import FeatureFiles
 from pipeline.data.framelabels import label_recordings
-from pipeline.data.groups import GroupRule, assign_groups, by_column, by_list, by_pattern, read_headed_list
+from pipeline.data.groups import GroupRule, assign_groups, by_column, by_list, by_pattern, join_groups, read_headed_list
 from pipeline.data.labels import frame_classes
 from pipeline.data.scan import ReadHeader, scan_media
 from pipeline.data.tables import Segment, Split, Video, refuse, write_rows
@@ -33,13 +33,15 @@ class Index:
     audit: dict[str, Any]
 
 
-def index_dataset(dataset: Dataset, media: Path, read_header: ReadHeader, *, workers: int = 1) -> Index:
+def index_dataset(
+    dataset: Dataset, media: Path, read_header: ReadHeader, *, workers: int = 1, allow_leak: bool = False
+) -> Index:
     """Scan the media, read the annotations, make and check the splits.
 
     media: the media folder; the card's `media` is relative to the repository's root. read_header: states what a video
     file's container says, or raises RejectedVideo; ready-made features are read here. workers: files read at a time; no
     result depends on it. Raises DataError naming file and row of what cannot be used, and LeakError when a made split
-    puts one group, or the same bytes, on two sides.
+    puts one group, or the same bytes, on two sides; with allow_leak that is a warning, as it is in published splits.
     """
     card = dataset.card
     if not media.is_dir():
@@ -67,6 +69,9 @@ def index_dataset(dataset: Dataset, media: Path, read_header: ReadHeader, *, wor
         videos, segments, label_notes = label_recordings(dataset, media, videos)
     rules, joined = _group_rules(card, media, columns)
     groups = assign_groups(usable, rules)
+    _check_together(dataset, groups)
+    groups, joined_here = join_groups(groups, card.together)
+    joined += joined_here
     videos = [replace(v, label=labels.get(v.video_id, ""), group=groups.get(v.video_id, "")) for v in videos]
 
     annotated = {segment.video_id for segment in segments}
@@ -76,17 +81,15 @@ def index_dataset(dataset: Dataset, media: Path, read_header: ReadHeader, *, wor
     bundles = card.splits.lists is not None and card.splits.lists.style == "mstcn"
     check_folds(folds, members, segments, dataset.classes, published=bundles)
     leaks = splits.find_leaks(members, folds)
-    if leaks and not card.splits.official:
-        raise LeakError(
-            f"{dataset.folder / 'card.yaml'}: {len(leaks)} leak(s): {describe_leaks(leaks)}. "
-            "Remove the copies, or put the videos into one group"
-        )
+    if leaks and not (card.splits.official or allow_leak):
+        raise LeakError(leak_problem(dataset.folder / "card.yaml", leaks))
     audit = build_audit(
         card.name,
         videos,
         segments,
         folds,
         leaks=leaks,
+        published=card.splits.official,
         joined_groups=joined,
         expected=[{"train": fold.train, "test": fold.test} for fold in card.splits.expected or []],
         notes=[*label_notes, *notes],
@@ -155,6 +158,18 @@ def _group_rules(
             rules.append(by_list(members))
             joined += joined_here
     return rules, joined
+
+
+def _check_together(dataset: Dataset, groups: Mapping[str, str]) -> None:
+    refuse(
+        dataset.folder / "card.yaml",
+        [
+            f"together: {video_id!r} is no usable video; expected its path below the media folder, as in videos.csv"
+            for videos in dataset.card.together
+            for video_id in videos
+            if video_id not in groups
+        ],
+    )
 
 
 def _check_members(dataset: Dataset, media: Path, members: list[Video]) -> None:

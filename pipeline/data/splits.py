@@ -22,9 +22,10 @@ Fold = dict[str, Side]
 
 @dataclass(frozen=True)
 class Leak:
-    """Videos of one source, or with the same bytes, on two or three sides of a fold.
+    """Videos of one source, with the same bytes, or showing the same pictures, on two or three sides of a fold.
 
-    kind: `group` or `content`; value: the group or the sha256; sides: the videos by side, in path order.
+    kind: `group`, `content` or `pictures`; value: the group, the sha256, or how the pictures stand to each other,
+    `as they are` or `mirrored`; sides: the videos by side, in path order.
     """
 
     fold: int
@@ -55,15 +56,16 @@ def kfold(videos: Iterable[Video], *, folds: int, validation: float, seed: int) 
 def by_groups(videos: Iterable[Video], test: Sequence[str], validation: Sequence[str] = ()) -> tuple[Fold, list[str]]:
     """A fold by the names of groups, in which `*`, `?` and `[1-7]` stand for parts of names; the rest is for training.
 
-    Returns the fold and the names that matched no group. Raises DataError when a group is named for two sides.
+    A group that was joined of several (`a+b`) goes where any of them is named. Returns the fold, and the names that
+    matched no group. Raises DataError when a group is named for two sides.
     """
     groups = sorted({video.group for video in videos})
     tested, validated = (
-        {group for group in groups if any(fnmatchcase(group, name) for name in names)} for names in (test, validation)
+        {group for group in groups if any(_is_named(group, name) for name in names)} for names in (test, validation)
     )
     if both := sorted(tested & validated):
         raise DataError(f"splits.groups: {both[0]!r} ({len(both)} group(s) in all) is named for test and validation")
-    unused = [name for name in [*test, *validation] if not any(fnmatchcase(group, name) for group in groups)]
+    unused = [name for name in [*test, *validation] if not any(_is_named(group, name) for group in groups)]
     sides: dict[str, Side] = {**dict.fromkeys(tested, "test"), **dict.fromkeys(validated, "val")}
     return {video.video_id: sides.get(video.group, "train") for video in _ordered(videos)}, unused
 
@@ -153,6 +155,20 @@ def find_leaks(videos: Iterable[Video], folds: Sequence[Fold]) -> list[Leak]:
     return leaks
 
 
+def find_picture_leaks(copies: Iterable[tuple[str, str, bool]], folds: Sequence[Fold]) -> list[Leak]:
+    """Every pair of videos that show the same pictures and stand on two sides of a fold.
+
+    copies: the two videos' ids, and whether one shows the other mirrored.
+    """
+    leaks = []
+    for number, fold in enumerate(folds, start=1):
+        for one, other, mirrored in copies:
+            if one in fold and other in fold and fold[one] != fold[other]:
+                sides = {side: [video] for side in SIDES for video in (one, other) if fold[video] == side}
+                leaks.append(Leak(number, "pictures", "mirrored" if mirrored else "as they are", sides))
+    return leaks
+
+
 def table(folds: Sequence[Fold]) -> list[Split]:
     """Rows of `splits.csv`: by fold, then train, val, test, then path."""
     return [
@@ -161,6 +177,10 @@ def table(folds: Sequence[Fold]) -> list[Split]:
         for side in SIDES
         for video_id in sorted((v for v, s in fold.items() if s == side), key=os.fsencode)
     ]
+
+
+def _is_named(group: str, name: str) -> bool:
+    return any(fnmatchcase(one, name) for one in (group, *group.split("+")))
 
 
 def _parts(videos: list[Video], num_parts: int, seed: int) -> list[list[Video]]:

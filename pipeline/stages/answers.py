@@ -26,6 +26,7 @@ from pipeline.evaluation.pooling import (
 from pipeline.files import write_table, write_text
 from pipeline.models.calibration import Calibration
 from pipeline.stages.layout import Layout, Scored, StageOptions
+from pipeline.stages.leaks import leaks_in_words
 from pipeline.stages.samples import opposites, task_classes, without_nan
 
 TEXT = {name: str for name in ("control", "video_id", "group", "label", "predicted")}
@@ -115,11 +116,11 @@ def write_scores(
 
 
 def headline(task: str, scores: Mapping[str, Any]) -> str:
-    """The first score of `metrics.json` in words."""
+    """The first score of `metrics.json` in words, with the leaks it was made with."""
     level, name = ("video", "top1") if task == "clip" else ("frame", "acc")
     own = scores["test"][level]
     interval = f"[{own[f'{name}_low']:.3f}, {own[f'{name}_high']:.3f}]"
-    return f"{name} {own[name]:.3f} {interval} on {own['num_videos']:.0f} test videos"
+    return f"{name} {own[name]:.3f} {interval} on {own['num_videos']:.0f} test videos{leaks_in_words(scores['leaks'])}"
 
 
 def alarm_words(scores: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.data.labels import IGNORED
+from pipeline.data.properties import Properties, read_properties
 from pipeline.data.tables import SIDES
 from pipeline.device import choose_device
 from pipeline.discovery import printable
@@ -39,12 +40,12 @@ from pipeline.stages.answers import (
     write_scores,
 )
 from pipeline.stages.layout import dataset_of, stage_options
+from pipeline.stages.leaks import leak_counts
 from pipeline.stages.samples import Sample, labelled_answers, opposites, read_samples
 from pipeline.tracking import Run, flatten, tracking_uri
 from pipeline.view import features_key
 
 NUM_SHOWN = 12  # test videos of which every timestep is shown
-PROPERTIES = ("size_bytes", "width", "height", "fps_header", "duration_seconds_header", "bit_rate", "has_audio")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -67,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     probs = [model.spec.calibration.apply(answer) for answer in before]
     groups = [sample.video.group for sample in test]
     num_classes = len(model.classes)
-    sides = part(train, task), part(test, task)
+    properties = read_properties(layout.properties)
+    sides = part(train, task, properties), part(test, task, properties)
     stacked, labels, _ = labelled_answers(task, test, probs)
     scores: dict[str, object]
     clips: Sequence[tuple[int, int]] = ()
@@ -84,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         truth = [sample.labels for sample in test]
         frames = [FrameAnswers(probs, ladder)]
         scores = frame_scores(frames, truth, groups, background, samples=samples, seed=seed)
+    scores["leaks"] = leak_counts(layout, [fold])
     matrix = confusion_matrix(labels, stacked.argmax(axis=1), num_classes)
     per_class = per_class_table(stacked, labels, model.classes)
     folder = layout.evaluation(options.training)
@@ -130,14 +133,14 @@ class Shown(Sequence[np.ndarray]):
         return values[:, 0] if self._centre and values.ndim == 3 else values
 
 
-def part(samples: Sequence[Sample], task: str) -> Part:
+def part(samples: Sequence[Sample], task: str, properties: Properties) -> Part:
     """One side of the split as the controls take it."""
     return Part(
         features=Shown(samples, centre=True),
         shown=Shown(samples, centre=False),
         labels=[int(sample.labels[0]) for sample in samples] if task == "clip" else [s.labels for s in samples],
         groups=[sample.video.group for sample in samples],
-        properties=np.array([[_number(getattr(s.video, name)) for name in PROPERTIES] for s in samples]),
+        properties=properties.table([sample.video.video_id for sample in samples]),
     )
 
 
@@ -233,7 +236,3 @@ def log_to_run(
         run.log_table(list(per_class), "per_class.json")
         run.log_file(folder / "predictions.csv")
         run.log_figure(over_time_figure(pd.read_csv(folder / "over_time.csv", keep_default_na=False)), "over_time.png")
-
-
-def _number(value: object) -> float:
-    return float("nan") if value is None else float(value)  # type: ignore[arg-type]

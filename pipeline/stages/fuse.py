@@ -26,6 +26,7 @@ from pipeline.stages.answers import (
     write_scores,
 )
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options, training_name
+from pipeline.stages.leaks import leak_counts
 from pipeline.stages.provenance import run_tags
 from pipeline.stages.samples import task_classes
 from pipeline.tracking import Run, tracking_uri
@@ -71,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "videos_flow_alone": test.videos_flow_alone,
         "steps_rgb_alone": test.steps_rgb_alone,
     }
+    scores["leaks"] = leak_counts(options.layout, [options.fold])
     known = test.labels != IGNORED
     matrix = confusion_matrix(test.labels[known], probs[known].argmax(axis=1), len(classes))
     name = training_name(task, "fused", options.fold, options.seed)

@@ -13,12 +13,13 @@ from pipeline.video.isolation import DecoderPool
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the tables of the experiment's data set."""
-    options = stage_options(__doc__, argv, media=True)
+    options = stage_options(__doc__, argv, media=True, allow_leak=True)
     sweep(options.layout.root)
     dataset = dataset_of(options.experiment)
     media = options.media or Path(dataset.card.media)
     with DecoderPool(options.runtime.limits) as decoders:
-        index = index_dataset(dataset, media, decoders.header, workers=num_workers(options.runtime.workers))
+        workers = num_workers(options.runtime.workers)
+        index = index_dataset(dataset, media, decoders.header, workers=workers, allow_leak=options.allow_leak)
     write_index(index, options.layout.root)
     files = index.audit["files"]
     print(

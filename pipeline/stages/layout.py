@@ -53,6 +53,21 @@ class Layout:
         """The verdict on each video."""
         return self.root / "decoded.csv"
 
+    @property
+    def properties(self) -> Path:
+        """What is known of each video without looking at what it shows."""
+        return self.root / "properties.csv"
+
+    @property
+    def leaks(self) -> Path:
+        """Groups, contents and pictures that stand on several sides; written when there is none, or it is allowed."""
+        return self.root / "leaks.json"
+
+    @property
+    def shortcut(self) -> Path:
+        """How well file properties alone tell the classes."""
+        return self.root / "shortcut.json"
+
     def backbone(self, representation: str) -> Path:
         """Folder of a CNN, see `representation`."""
         return self.root / "backbone" / representation
@@ -79,6 +94,7 @@ class StageOptions:
     """The options of a stage, read; those it does not take have their defaults.
 
     seed: of the training. Everything else is drawn from `experiment.seed`, so that trainings differ in nothing else.
+    allow_leak: by the experiment, or by hand.
     """
 
     name: str
@@ -90,6 +106,7 @@ class StageOptions:
     fold: int
     seed: int
     media: Path | None
+    allow_leak: bool = False
 
     @property
     def settings(self) -> StreamSettings:
@@ -150,6 +167,7 @@ def stage_options(
     fold: bool = False,
     seed: bool = False,
     media: bool = False,
+    allow_leak: bool = False,
 ) -> StageOptions:
     """Parse a stage's command line: `--config` always, the other options where the stage takes them.
 
@@ -168,6 +186,10 @@ def stage_options(
         parser.add_argument("--seed", type=int, help="of the training (default: the experiment's first)")
     if media:
         parser.add_argument("--media", type=Path, help="media folder, when it is not the one the card names")
+    if allow_leak:
+        parser.add_argument(
+            "--allow-leak", action="store_true", help="go on with a split that leaks; every score says so"
+        )
     options = parser.parse_args(argv)
     experiment = load_experiment(options.config)
     numbers = {}
@@ -189,4 +211,5 @@ def stage_options(
         fold=numbers["fold"],
         seed=numbers["seed"],
         media=getattr(options, "media", None),
+        allow_leak=experiment.audit.allow_leak or getattr(options, "allow_leak", False),
     )

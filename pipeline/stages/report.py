@@ -28,6 +28,7 @@ from pipeline.stages.layout import (
     stage_options,
     training_name,
 )
+from pipeline.stages.leaks import leak_counts
 from pipeline.stages.provenance import git_state
 from pipeline.stages.samples import task_classes, without_nan
 from pipeline.video.framestore import FrameStore
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         own = scores.setdefault(task, {})[stream] = pooled(options, dataset, task, stream, tables)
         names = [training_name(task, stream, fold, seed) for seed in experiment.seeds for fold in experiment.folds]
         own["calibration"] |= mean_calibration(layout, names)
+        own["leaks"] = leak_counts(layout, experiment.folds)
         trainings += [
             training_of(options, dataset, (task, stream, fold, seed), predictions, videos, frames)
             for seed, folds in tables.items()

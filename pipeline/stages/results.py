@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.discovery import printable
 from pipeline.errors import DataError
 from pipeline.reporting.words import CONTROLS, STREAMS
+from pipeline.stages.leaks import leaks_in_words
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,8 +37,10 @@ def lines(title: str, task: str, scores: Mapping[str, Any]) -> list[str]:
     else:
         own, name, main_score = scores["test"]["frame"], "acc", "accuracy"
         what = f"{own['num_frames']:.0f} frames of {own['num_videos']:.0f} test recordings"
+    stamp = leaks_in_words(scores.get("leaks", {}))
+    seen = f"tested{stamp}" if stamp else "never seen in training"
     found = [
-        f"\n{title}: {what}, {own['num_groups']:.0f} groups never seen in training",
+        f"\n{title}: {what}, {own['num_groups']:.0f} groups {seen}",
         f"  {'':<46}{main_score:>9}  95 % interval   model is better by",
         _line("the model", own[name], own[f"{name}_low"], own[f"{name}_high"]),
     ]

@@ -77,7 +77,9 @@ def require_parameters(
             for parameter in parameters or []
         }
         defaults = experiment.model_dump(mode="json")
-        lacking = [f"{key}: {json.dumps(_at(defaults, key))}" for key in sorted(wanted) if not _has(texts[name], key)]
+        missing = {key for key in wanted if not _has(texts[name], key)}
+        whole = sorted(key for key in missing if not any(key.startswith(f"{other}.") for other in missing))
+        lacking = [f"{key}: {json.dumps(_at(defaults, key))}" for key in whole]
         if lacking:
             problems.append(f"configs/{name}.yaml: add {', '.join(lacking)}")
     if problems:

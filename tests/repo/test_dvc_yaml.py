@@ -60,8 +60,8 @@ def other_files(stage: str) -> set[str]:
     return files.get(stage, set())
 
 
-def test_the_eight_stages_are_there():
-    assert list(STAGES) == ["index", "decode", "finetune", "extract", "train", "evaluate", "fuse", "report"]
+def test_the_stages_are_there():
+    assert list(STAGES) == ["index", "decode", "audit", "finetune", "extract", "train", "evaluate", "fuse", "report"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -204,8 +204,8 @@ def test_select_names_what_a_valid_file_leaves_out_and_dvc_asks_for(
         select.main(["whole", "brief"])
     assert str(error.value) == (
         "dvc.yaml names parameters that a configuration leaves to their defaults, which DVC does not know: "
-        'configs/brief.yaml: add evaluate: {"bootstrap_samples": 1000}, finetune: null, flow.method: "dis", '
-        "view.crops: 1"
+        'configs/brief.yaml: add evaluate: {"bootstrap_samples": 1000, "precision": 0.9, '
+        '"false_alarms_per_hour": 1.0}, finetune: null, flow.method: "dis", view.crops: 1'
     )
     assert Path(EXPERIMENTS).read_text() == rows
     del values["flow"]  # then its method is asked for no more

@@ -96,7 +96,7 @@ def toy(tmp_path, monkeypatch) -> Path:
 
 
 def prepare() -> None:
-    for stage in ("index", "decode", "finetune", "extract"):
+    for stage in ("index", "decode", "audit", "finetune", "extract"):
         run_stage(stage)
 
 

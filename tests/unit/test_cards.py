@@ -77,6 +77,12 @@ def test_all_problems_at_once(tmp_path):
         ("[{column: person}]", "[{column: p, name: x}]", "the name 'x' goes with a `pattern`"),
         ("[{column: person}]", "[{list: l.txt, head: '(a)'}]", "`head` and `member` go with `list`"),
         ("[{column: person}]", "[{list: l.txt, head: a, member: '(a)'}]", "'a' captures nothing"),
+        ("splits:", "together: [[a.mp4]]\nsplits:", r"together\.0: .*at least 2 items"),
+        (
+            "{kfold: {folds: 2, validation: 0.5, seed: 0}}",
+            "{groups: {official: true, validation: 0.1, folds: [{test: [a]}]}}\ntogether: [[a.mp4, b.mp4]]",
+            "together: the splits are published ones",
+        ),
         ("validation: 0.5", "validation: 0.6", "expected less than or equal to 0.5"),
         ("seed: 0}}", "seed: 0}, expected: [{train: 1, test: 1}]}", "1 entries for 2 fold"),
         ("{kfold: {folds: 2, validation: 0.5, seed: 0}}", "{groups: {folds: [{test: [a]}]}}", r"in fold\(s\) \[1\]"),

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.annotations import folder_labels
-from pipeline.data.groups import assign_groups, by_column, by_list, by_pattern, read_headed_list
+from pipeline.data.groups import assign_groups, by_column, by_list, by_pattern, join_groups, read_headed_list
 from pipeline.errors import DataError
 
 
@@ -47,3 +47,11 @@ def test_a_headed_list_joins_the_heads_of_a_stem_listed_twice(tmp_path):
         read_headed_list(tmp_path / "list.txt", r"^source (\w)", r"^(\w+)$")
     with pytest.raises(DataError, match=r"no line matches '\^\(y\)'"):
         read_headed_list(tmp_path / "list.txt", r"^source (\w)", r"^(y)")
+
+
+def test_videos_of_one_source_join_their_groups():
+    groups = {"a": "x", "b": "y", "c": "z", "d": "w", "e": "x", "f": "", "g": "v"}
+    joined, names = join_groups(groups, [["a", "b"], ["c", "b"], ["a", "e"], ["f", "g"]])
+    assert joined == {"a": "x+y+z", "b": "x+y+z", "c": "x+y+z", "d": "w", "e": "x+y+z", "f": "", "g": "v"}
+    assert names == [["x", "y", "z"]]
+    assert join_groups(groups, []) == (groups, [])

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -227,6 +228,35 @@ def test_a_copy_on_two_sides_is_a_leak(tiny):
         index(tiny)
 
 
+def test_an_allowed_leak_is_reported(tiny):
+    put(tiny / "media", "clips/p3-up.mp4", "video clips/p1-up.mp4")
+    audit = index(tiny, allow_leak=True).audit
+    assert [(leak["fold"], leak["kind"]) for leak in audit["leaks"]] == [(1, "content"), (2, "content")]
+    assert any(line.startswith("leaks allowed: fold 1: the same bytes in ") for line in audit["warnings"])
+
+
+def test_the_line_of_the_message_joins_copies(tiny):
+    put(tiny / "media", "clips/p3-up.mp4", "video clips/p1-up.mp4")
+    append(tiny / "media" / "videos.csv", "clips/more.mp4,up,p4")
+    append(tiny / "media" / "videos.csv", "clips/less.mp4,down,p4")
+    put(tiny / "media", "clips/more.mp4")
+    put(tiny / "media", "clips/less.mp4")
+    line = 'together: [["clips/p1-up.mp4", "clips/p3-up.mp4"]]'
+    with pytest.raises(LeakError, match=re.escape(f"`{line}`; audit.allow_leak (--allow-leak)")):
+        index(tiny)
+    define(tiny, CARD + line + "\n")
+    found = index(tiny)
+    assert {v.group for v in found.videos if v.video_id[6:8] in ("p1", "p3")} == {"p1+p3"}
+    assert {row.split for row in found.splits if row.fold == 1 and row.video_id[6:8] in ("p1", "p3")} == {"test"}
+    assert found.audit["joined_groups"] == [["p1", "p3"]]
+    assert "groups p1 and p3 share a source and count as one" in found.audit["warnings"]
+    define(tiny, CARD + "together: [[clips/p1-up.mp4, clips/gone.mp4], [labels.txt, clips/p2-up.mp4]]\n")
+    with pytest.raises(
+        DataError, match=r"card\.yaml has 2 problem\(s\): together: 'clips/gone\.mp4' is no usable.*'lab"
+    ):
+        index(tiny)
+
+
 def test_a_leak_of_a_published_split_is_reported(tiny):
     define(tiny, CARD.replace("  groups:\n", "  groups:\n    official: true\n"))
     put(tiny / "media", "clips/p3-up.mp4", "video clips/p1-up.mp4")
@@ -342,11 +372,7 @@ splits: {groups: {folds: [{test: [A+B]}, {test: [C], validation: [other]}], vali
     for name in ("up/x1", "down/x2", "up/x3", "down/x4", "up/x5", "down/x6", "up/y1", "down/y2"):
         put(tmp_path / "media", f"videos/{name}.mp4")
     put(tmp_path / "media", "sources.txt", "from A\nx1\nx2\nfrom B\nx2\nx3\nfrom C\nx4\nx5\nfrom D\nx5\nx6\n")
-    with pytest.raises(DataError, match="fold 2 has no test video"):  # C and D are one group, and called so
-        index(tmp_path)
-    card = (tmp_path / "tiny" / "card.yaml").read_text()
-    (tmp_path / "tiny" / "card.yaml").write_text(card.replace("test: [C]", "test: [C+D]"))
-    found = index(tmp_path)
+    found = index(tmp_path)  # C and D are one group, to be named by either
     groups = {Path(video.video_id).stem: video.group for video in found.videos}
     assert groups == {
         **dict.fromkeys(["x1", "x2", "x3"], "A+B"),
@@ -355,7 +381,7 @@ splits: {groups: {folds: [{test: [A+B]}, {test: [C], validation: [other]}], vali
         "sources": "",
     }
     assert found.audit["joined_groups"] == [["A", "B"], ["C", "D"]]
-    assert "groups A and B share a video and count as one" in found.audit["warnings"]
+    assert "groups A and B share a source and count as one" in found.audit["warnings"]
     sides = {(row.fold, groups[Path(row.video_id).stem]): row.split for row in found.splits}
     assert {sides[1, "C+D"], sides[1, "other"]} == {"train", "val"}
     assert (sides[1, "A+B"], sides[2, "A+B"], sides[2, "C+D"], sides[2, "other"]) == ("test", "train", "test", "val")

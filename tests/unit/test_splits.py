@@ -7,6 +7,7 @@ import pytest
 from pipeline.data.splits import (
     by_groups,
     find_leaks,
+    find_picture_leaks,
     kfold,
     read_hmdb51_lists,
     read_mstcn_bundles,
@@ -108,6 +109,14 @@ def test_named_groups():
         by_groups(videos, ["*_g01"], ["Dig*"])
 
 
+def test_a_joined_group_goes_where_one_of_its_names_is_named():
+    videos = [video("a", "x", "p1+p4"), video("b", "x", "p2"), video("c", "x", "p3+p5")]
+    fold, unused = by_groups(videos, ["p4"], ["p2"])
+    assert (fold, unused) == ({"a": "test", "b": "val", "c": "train"}, [])
+    with pytest.raises(DataError, match=r"'p1\+p4' \(1 group\(s\) in all\) is named for test and validation"):
+        by_groups(videos, ["p4"], ["p1"])
+
+
 def test_ucf101_lists(tmp_path):
     (tmp_path / "trainlist01.txt").write_text("Dig/v_Dig_g08_c01.avi 1\r\nEat/v 2.avi 2\n\n")
     (tmp_path / "testlist01.txt").write_text("Dig/v_Dig_g01_c01.avi\n")
@@ -152,6 +161,15 @@ def test_leaks_are_found_by_group_and_by_content():
     assert [(leak.fold, leak.kind, leak.sides) for leak in leaks] == [
         (2, "group", {"train": ["a1"], "val": ["a2"]}),
         (2, "content", {"val": ["b"], "test": ["c"]}),
+    ]
+
+
+def test_copies_leak_in_the_folds_that_part_them():
+    folds = [{"a": "train", "b": "test", "c": "train"}, {"a": "val", "b": "val", "c": "train"}]
+    leaks = find_picture_leaks([("b", "a", False), ("a", "c", True), ("a", "not in a split", False)], folds)
+    assert [(leak.fold, leak.kind, leak.value, leak.sides) for leak in leaks] == [
+        (1, "pictures", "as they are", {"train": ["a"], "test": ["b"]}),
+        (2, "pictures", "mirrored", {"train": ["c"], "val": ["a"]}),
     ]
 
 
