@@ -26,7 +26,7 @@ from pipeline.features.store import FeatureStore
 from pipeline.models.modelfolder import Model, load_model
 from pipeline.reporting.figures import confusion_figure, ladder_figure, over_time_figure
 from pipeline.stages.answers import headline, write_records, write_scores
-from pipeline.stages.layout import dataset_of, stage_options
+from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.stages.samples import Sample, opposites, read_samples
 from pipeline.tracking import Run, flatten, tracking_uri
 from pipeline.view import features_key
@@ -37,7 +37,11 @@ PROPERTIES = ("size_bytes", "width", "height", "fps_header", "duration_seconds_h
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Score one training; nothing here has been seen by it or chosen by its scores."""
-    options = stage_options(__doc__, argv, task=True, stream=True, fold=True, seed=True)
+    evaluate_one(stage_options(__doc__, argv, task=True, stream=True, fold=True, seed=True))
+
+
+def evaluate_one(options: StageOptions) -> None:
+    """Score the training that the options name."""
     experiment, layout, task, fold = options.experiment, options.layout, options.task, options.fold
     dataset = dataset_of(experiment)
     training = layout.training(options.training)

@@ -18,7 +18,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = dataset_of(options.experiment)
     media = options.media or Path(dataset.card.media)
     with DecoderPool(options.runtime.limits) as decoders:
-        index = index_dataset(dataset, media, decoders.header, workers=num_workers(options.runtime.workers))
+        index = index_dataset(
+            dataset,
+            media,
+            decoders.header,
+            workers=num_workers(options.runtime.workers),
+            measure=lambda path: decoders.check(path).end_seconds,
+        )
     write_index(index, options.layout.root)
     files = index.audit["files"]
     print(

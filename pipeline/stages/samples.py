@@ -49,7 +49,8 @@ def read_samples(
 ) -> list[Sample]:
     """Videos of one side of a fold that carry labels of the task, in the table's order.
 
-    The clip task takes videos with a label, the frame task those with segments. Videos that could not be decoded are
+    The clip task takes videos with a label, the frame task those with segments, and where the card says so
+    (`unlisted: background`) those with neither, which are background throughout. Videos that could not be decoded are
     left out here; `decoded.csv` lists them with their reasons, and the count is printed. So are those that give no
     features (of one picture there is no flow).
 
@@ -63,7 +64,8 @@ def read_samples(
     undecodable = {row["video_id"] for _, row in read_csv(layout.decoded, ["video_id"]) if row["status"] == "rejected"}
     samples, lost, without = [], 0, 0
     for video in read_videos(layout.videos):
-        labelled = bool(video.label) if task == "clip" else video.video_id in segmented
+        is_background = dataset.card.unlisted is not None and not video.label
+        labelled = bool(video.label) if task == "clip" else video.video_id in segmented or is_background
         if video.video_id not in chosen or not labelled:
             continue
         if video.video_id in undecodable:

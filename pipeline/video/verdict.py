@@ -43,6 +43,13 @@ class Verdict:
     pixel_format: str = ""
     is_transient: bool = False
 
+    @property
+    def end_seconds(self) -> float | None:
+        """When the last frame is over, if it lasts as long as the others on average; None when that is unknown."""
+        if self.duration_seconds is None or self.num_frames < 2:
+            return None
+        return self.duration_seconds * self.num_frames / (self.num_frames - 1)
+
     @classmethod
     def rejected(cls, reason: str, is_transient: bool = False) -> "Verdict":
         """The verdict on a file from which nothing can be used, and of which nothing is known."""
