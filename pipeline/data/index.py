@@ -89,7 +89,7 @@ def index_dataset(
     if not card.unlisted:
         _refuse_empty_labels(card, media, table, [video_id for video_id in usable if video_id not in listed])
     members = [v for v in videos if v.video_id in listed or v.video_id in set(background)]
-    _check_members(dataset, media, members)
+    _check_members(dataset, media, members, table)
     folds, notes = _make_folds(dataset, media, members)
     bundles = card.splits.lists is not None and card.splits.lists.style == "mstcn"
     with _in(dataset):
@@ -197,7 +197,7 @@ def _group_rules(
     return rules, joined
 
 
-def _check_members(dataset: Dataset, media: Path, members: list[Video]) -> None:
+def _check_members(dataset: Dataset, media: Path, members: list[Video], table: LabelTable) -> None:
     if not members:
         raise DataError(f"{media}: no video has a label or a segment; see {dataset.folder / 'README.md'}")
     labels = {video.label for video in members if video.label}
@@ -215,10 +215,13 @@ def _check_members(dataset: Dataset, media: Path, members: list[Video]) -> None:
                 if counts[name] == 1
             ],
         )
+    stands = dataset.card.labels.csv.file if dataset.card.labels.csv else ""
     refuse(
         dataset.folder / "card.yaml",
         [
-            f"groups: no rule matches {video.video_id!r}; add one, or state the video's group where the others' stand"
+            f"groups: no rule matches {video.video_id!r}"
+            + (f" ({stands}, row {table.rows[video.video_id]})" if video.video_id in table.rows else "")
+            + "; add one, or state the video's group where the others' stand"
             for video in members
             if not video.group
         ],
