@@ -124,19 +124,19 @@ def read_segment_table(
     return [segment for _, segment in segments]
 
 
-def check_ends(path: Path, segments: Sequence[Segment], ends_seconds: Mapping[str, float]) -> None:
+def check_ends(path: Path, segments: Sequence[Segment], ends_seconds: Mapping[str, tuple[float, float]]) -> None:
     """Refuse segments that end after their video's last frame; raises DataError naming every bad row.
 
-    path: the written table, in whose order the segments stand. ends_seconds: when the last frame of a video is over;
-    videos that are not named here are not checked.
+    path: the written table, in whose order the segments stand. ends_seconds: when the last frame of a video is over,
+    and the latest end that is let pass; videos that are not named here are not checked.
     """
     refuse(
         path,
         [
-            f"row {row}: {segment.label!r}: {_after_its_video(segment, ends_seconds[segment.video_id])}; "
+            f"row {row}: {segment.label!r}: {_after_its_video(segment, ends_seconds[segment.video_id][0])}; "
             "mend the data set's own table and run the index stage again"
             for row, segment in enumerate(segments, start=2)
-            if segment.end_seconds > ends_seconds.get(segment.video_id, math.inf) + HEADER_TOLERANCE_SECONDS
+            if segment.video_id in ends_seconds and segment.end_seconds > ends_seconds[segment.video_id][1]
         ],
     )
 

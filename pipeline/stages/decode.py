@@ -73,13 +73,13 @@ def check_segments(options: StageOptions, verdicts: Mapping[str, Verdict]) -> No
     """
     path = options.layout.segments
     segments = read_segments(path)
-    ends = {video_id: verdict.end_seconds for video_id, verdict in verdicts.items()}
-    whole = {video_id: end for video_id, end in ends.items() if end and verdicts[video_id].status == "ok"}
-    check_ends(path, segments, whole)
+    ends = {name: verdict.end_seconds for name, verdict in verdicts.items()}
+    check_ends(path, segments, {name: end for name, end in ends.items() if end and verdicts[name].status == "ok"})
     for segment in segments:
         end = ends.get(segment.video_id)
-        if segment.video_id not in whole and end is not None and segment.end_seconds > end:
-            print(printable(f"decode: {segment.video_id}: frames end at {end:.3f} s, before {segment.label!r} does"))
+        if end and segment.end_seconds > end[1]:
+            line = f"decode: {segment.video_id}: frames end at {end[0]:.3f} s, its segment {segment.label!r} later"
+            print(printable(line))
 
 
 def decode_video(

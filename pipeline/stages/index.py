@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             media,
             decoders.header,
             workers=num_workers(options.runtime.workers),
-            measure=lambda path: decoders.check(path).end_seconds,
+            measure=lambda path: max(decoders.check(path).end_seconds or (0.0,)),
         )
     write_index(index, options.layout.root)
     files = index.audit["files"]

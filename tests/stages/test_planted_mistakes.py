@@ -3,6 +3,7 @@
 The message names the file, the row (where the mistake stands in one) and the value.
 """
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -228,8 +229,37 @@ def test_a_segment_after_the_end_of_a_video_that_states_no_length(toy, capsys):
 
     says = ["artifacts/toy/segments.csv", "row 15: 'left': segment ends at 9.5 s, after its video 'long/g06.mkv'"]
     refuses(capsys, plant, [*says, "which lasts 3.6 s"], "index", "decode")
-    swap(SEGMENTS, "2.1,9.5", "2.1,3.6")()
+    swap(SEGMENTS, "2.1,9.5", "2.1,3.7")()
     assert [cli.main([stage, "--config", "configs/toy.yaml"]) for stage in ("index", "decode")] == [0, 0]
+
+
+def test_segments_after_the_end_that_a_wrong_header_states_are_no_mistake(toy, capsys):
+    path = Path("media/toy/long/g06.mp4")
+    data = bytearray(path.read_bytes())
+    for box in (b"mdhd", b"tkhd", b"mvhd"):  # lengths of 1 s; the tables of frames stay
+        start = data.index(box) + 4
+        scale, length = (12, 16) if box != b"tkhd" else (None, 20)
+        ticks = int.from_bytes(data[start + scale : start + scale + 4], "big") if scale else 1000
+        data[start + length : start + length + 4] = ticks.to_bytes(4, "big")
+    path.write_bytes(data)
+    for stage in ("index", "decode"):
+        assert cli.main([stage, "--config", "configs/toy.yaml"]) == 0, capsys.readouterr().err
+    assert ",1.0," in next(
+        line for line in Path("artifacts/toy/videos.csv").read_text().splitlines() if "long/g06" in line
+    )
+
+
+def test_segments_in_lost_frames_are_no_mistake_but_said(toy, capsys):
+    path = write(Path("media/toy/long/g06.avi"), 36, size=(320, 240), fps=10, codec="mpeg4")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    Path("media/toy/long/g06.mp4").unlink()
+    for file in (LABELS, SEGMENTS):
+        swap(file, "long/g06.mp4", "long/g06.avi")()
+    for stage in ("index", "decode"):
+        assert cli.main([stage, "--config", "configs/toy.yaml"]) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert "decode: long/g06.avi: damaged: " in printed
+    assert re.search(r"decode: long/g06\.avi: frames end at \d\.\d+ s, its segment 'left' later", printed)
 
 
 def test_a_class_whose_training_videos_cannot_be_decoded(toy, capsys):

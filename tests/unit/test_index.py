@@ -236,13 +236,13 @@ def test_a_header_that_ends_too_early_is_measured(tiny):
 
 def test_segments_after_the_last_frame_are_refused_once_that_is_known(tmp_path):
     segments = [Segment("a.mp4", 0, 2.05, "up"), Segment("b.mp4", 1, 3, "up"), Segment("c.mp4", 0, 99, "up")]
-    check_ends(tmp_path / "segments.csv", segments, {"a.mp4": 2.0, "b.mp4": 3.0})
+    check_ends(tmp_path / "segments.csv", segments, {"a.mp4": (2.0, 2.1), "b.mp4": (2.5, 3.0)})
     with pytest.raises(
         DataError,
         match=r"segments\.csv has 1 problem\(s\): row 3: 'up': segment ends at 3 s, after its video 'b\.mp4', "
         r"which lasts 2\.5 s; mend the data set's own table",
     ):
-        check_ends(tmp_path / "segments.csv", segments, {"a.mp4": 2.0, "b.mp4": 2.5})
+        check_ends(tmp_path / "segments.csv", segments, {"a.mp4": (2.0, 2.1), "b.mp4": (2.5, 2.6)})
 
 
 def test_a_listed_video_that_says_nothing_is_refused(tiny):
