@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.data.tables import Segment, Video, read_csv, refuse
 
+Ends = tuple[float, float]  # seconds: when the last frame of a video is over, and the latest end that is let pass
 HEADER_TOLERANCE_SECONDS = 0.1  # headers round, and annotators stop at the last frame they see
 
 
@@ -82,14 +83,14 @@ def read_segment_table(
     path: Path,
     videos: Mapping[str, Video],
     names: Sequence[str],
-    measure: Callable[[str], float | None] = lambda video_id: None,
+    measure: Callable[[str], Ends | None] = lambda video_id: None,
 ) -> list[Segment]:
     """Read `path,start_seconds,end_seconds,label`, sorted by video and time; raises DataError naming every bad row.
 
     names: the classes and the background. Refused: a path that is no file of the media folder, a label that is no
     class, a segment that ends before it starts or after its video, and one that overlaps another of its video.
-    measure: the seconds after which a video has really ended, or None; asked only where the header, which may be wrong,
-    ends before a segment. Where it states no duration, `check_ends` tells after decoding.
+    measure: the ends of a video as decoding finds them, or None; asked only where the header, which may be wrong, ends
+    before a segment. Where it states no duration, `check_ends` tells after decoding.
     """
     measured = lru_cache(maxsize=None)(measure)
     segments: list[tuple[int, Segment]] = []
@@ -109,9 +110,9 @@ def read_segment_table(
             problems.append(f"row {row}: {problem}")
         stated = _stated_seconds(videos.get(video_id))
         if stated + _slack_seconds(videos.get(video_id)) < segment.end_seconds:
-            lasts = max(stated, measured(video_id) or 0.0)
-            if lasts + HEADER_TOLERANCE_SECONDS < segment.end_seconds:
-                problems.append(f"row {row}: {_after_its_video(segment, lasts)}")
+            end, latest = measured(video_id) or (stated, stated)
+            if latest < segment.end_seconds:
+                problems.append(f"row {row}: {_after_its_video(segment, end)}")
         segments.append((row, segment))
     segments.sort(key=lambda item: (os.fsencode(item[1].video_id), item[1].start_seconds, item[1].end_seconds))
     for (row, earlier), (next_row, later) in pairwise(segments):
@@ -124,19 +125,18 @@ def read_segment_table(
     return [segment for _, segment in segments]
 
 
-def check_ends(path: Path, segments: Sequence[Segment], ends_seconds: Mapping[str, tuple[float, float]]) -> None:
+def check_ends(path: Path, segments: Sequence[Segment], ends: Mapping[str, Ends]) -> None:
     """Refuse segments that end after their video's last frame; raises DataError naming every bad row.
 
-    path: the written table, in whose order the segments stand. ends_seconds: when the last frame of a video is over,
-    and the latest end that is let pass; videos that are not named here are not checked.
+    path: the written table, in whose order the segments stand. ends: of decoded videos; others are not checked.
     """
     refuse(
         path,
         [
-            f"row {row}: {segment.label!r}: {_after_its_video(segment, ends_seconds[segment.video_id][0])}; "
+            f"row {row}: {segment.label!r}: {_after_its_video(segment, ends[segment.video_id][0])}; "
             "mend the data set's own table and run the index stage again"
             for row, segment in enumerate(segments, start=2)
-            if segment.video_id in ends_seconds and segment.end_seconds > ends_seconds[segment.video_id][1]
+            if segment.video_id in ends and segment.end_seconds > ends[segment.video_id][1]
         ],
     )
 

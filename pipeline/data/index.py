@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data import splits
-from pipeline.data.annotations import LabelTable, folder_labels, read_label_table, read_segment_table
+from pipeline.data.annotations import Ends, LabelTable, folder_labels, read_label_table, read_segment_table
 from pipeline.data.audit import build_audit, check_folds, describe_leaks
 from pipeline.data.cards import Card, Dataset, ListSplits
 from pipeline.data.featurefiles import FeatureFiles
@@ -41,15 +41,15 @@ def index_dataset(
     read_header: ReadHeader,
     *,
     workers: int = 1,
-    measure: Callable[[Path], float | None] = lambda path: None,
+    measure: Callable[[Path], Ends | None] = lambda path: None,
 ) -> Index:
     """Scan the media, read the annotations, make and check the splits.
 
     media: the media folder; the card's `media` is relative to the repository's root. read_header: states what a video
     file's container says, or raises RejectedVideo; ready-made features are read here. workers: files read at a time; no
-    result depends on it. measure: when the last frame of a video is over, in seconds, found by decoding it; asked only
-    where a segment ends after what the header states. Raises DataError naming file and row of what cannot be used, and
-    LeakError when a made split puts one group, or the same bytes, on two sides.
+    result depends on it. measure: the ends of a video as decoding it finds them, or None; asked only where a segment
+    ends after what the header states. Raises DataError naming file and row of what cannot be used, and LeakError when a
+    made split puts one group, or the same bytes, on two sides.
     """
     card = dataset.card
     if not media.is_dir():

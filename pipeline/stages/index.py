@@ -1,5 +1,6 @@
 """Stage `index`: media folder and card to tables: what exists, what it is labelled, how it is split."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from pipeline.discovery import printable
 from pipeline.files import sweep
 from pipeline.stages.layout import dataset_of, stage_options
 from pipeline.video.isolation import DecoderPool
+from pipeline.video.verdict import Verdict
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -23,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             media,
             decoders.header,
             workers=num_workers(options.runtime.workers),
-            measure=lambda path: max(decoders.check(path).end_seconds or (0.0,)),
+            measure=lambda path: ends(decoders.check(path)),
         )
     write_index(index, options.layout.root)
     files = index.audit["files"]
@@ -34,3 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for warning in index.audit["warnings"]:
         print(printable(f"index: warning: {warning}"))
+
+
+def ends(verdict: Verdict) -> tuple[float, float] | None:
+    """When the last frame is over, and how late a segment may end: of a video that lost frames it may be any time."""
+    return verdict.end_seconds if verdict.status == "ok" else (math.inf, math.inf)

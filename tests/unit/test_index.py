@@ -215,9 +215,9 @@ def test_segments_that_are_not_refused(tiny):
 def test_a_header_that_ends_too_early_is_measured(tiny):
     asked = []
 
-    def measure(path: Path) -> float | None:
+    def measure(path: Path) -> tuple[float, float] | None:
         asked.append(path.name)
-        return {"p1-all.mp4": 9.0, "p2-all.mp4": 5.0}.get(path.name)
+        return {"p1-all.mp4": (8.0, 8.1), "p2-all.mp4": (5.0, 5.1)}.get(path.name)
 
     for line in ("clips/p1-all.mp4,3,5,up", "clips/p1-all.mp4,5,8,up", "clips/p2-all.mp4,3,4,up"):
         append(tiny / "media" / "segments.csv", line)
