@@ -69,6 +69,7 @@ def index_dataset(
         )
 
     table = _labels(dataset, media, videos, usable)
+    labels = table.labels
     by_id = {video.video_id: video for video in videos}
     names = frame_classes(dataset.classes, card.background)
     segments = (
@@ -81,7 +82,7 @@ def index_dataset(
         videos, segments, label_notes = label_recordings(dataset, media, videos)
     rules, joined = _group_rules(card, media, table.columns)
     groups = assign_groups(usable, rules)
-    videos = [replace(v, label=table.labels.get(v.video_id, ""), group=groups.get(v.video_id, "")) for v in videos]
+    videos = [replace(v, label=labels.get(v.video_id, ""), group=groups.get(v.video_id, "")) for v in videos]
 
     annotated = {segment.video_id for segment in segments}
     listed = {v.video_id for v in videos if v.status == "ok" and (v.label or v.video_id in annotated)}

@@ -94,6 +94,32 @@ def with_validation(fold: Mapping[str, Side], videos: Iterable[Video], share: fl
     return {video_id: "val" if video_id in chosen else side for video_id, side in fold.items()}
 
 
+def random_folds(strata: Mapping[str, Hashable], folds: Sequence[Fold], seed: int) -> list[Fold]:
+    """The same folds, groups ignored: every video takes the place of a random one of its stratum, the same in all.
+
+    So each side of each fold keeps its size and its number of videos of each stratum, and each video is tested as often
+    as the one whose place it took; only the grouping is lost. strata: what must stay alike, by video, such as the
+    label. Videos that have no stratum, or stand in no fold, keep their places.
+    """
+    rng = np.random.default_rng(seed)
+    members = set().union(*folds)
+    place = {video_id: video_id for video_id in members}
+    alike: dict[Hashable, list[str]] = {}
+    for video_id in sorted(members & set(strata), key=os.fsencode):
+        alike.setdefault(strata[video_id], []).append(video_id)
+    for same in alike.values():
+        place.update(zip(same, (same[number] for number in rng.permutation(len(same))), strict=True))
+    return [{v: fold[place[v]] for v in sorted(members, key=os.fsencode) if place[v] in fold} for fold in folds]
+
+
+def folds_of(rows: Iterable[Split]) -> dict[int, Fold]:
+    """The folds that `table` wrote, by number."""
+    folds: dict[int, Fold] = {}
+    for row in rows:
+        folds.setdefault(row.fold, {})[row.video_id] = row.split
+    return folds
+
+
 def read_ucf101_lists(folder: Path, fold: int) -> Fold:
     """`trainlist01.txt` and `testlist01.txt` of fold 1, ...: a path on each line, with or without the class's number.
 
@@ -153,24 +179,6 @@ def find_leaks(videos: Iterable[Video], folds: Sequence[Fold]) -> list[Leak]:
     return leaks
 
 
-def random_folds(strata: Mapping[str, Hashable], folds: Sequence[Fold], seed: int) -> list[Fold]:
-    """The same folds, groups ignored: every video takes the place of a random one of its stratum, the same in all.
-
-    So each side of each fold keeps its size and its number of videos of each stratum, and each video is tested as often
-    as the one whose place it took; only the grouping is lost. strata: what must stay alike, by video, such as the
-    label. Videos that have no stratum, or stand in no fold, keep their places.
-    """
-    rng = np.random.default_rng(seed)
-    members = set().union(*folds)
-    place = {video_id: video_id for video_id in members}
-    alike: dict[Hashable, list[str]] = {}
-    for video_id in sorted(members & set(strata), key=os.fsencode):
-        alike.setdefault(strata[video_id], []).append(video_id)
-    for same in alike.values():
-        place.update(zip(same, (same[number] for number in rng.permutation(len(same))), strict=True))
-    return [{v: fold[place[v]] for v in sorted(members, key=os.fsencode) if place[v] in fold} for fold in folds]
-
-
 def table(folds: Sequence[Fold]) -> list[Split]:
     """Rows of `splits.csv`: by fold, then train, val, test, then path."""
     return [
@@ -179,14 +187,6 @@ def table(folds: Sequence[Fold]) -> list[Split]:
         for side in SIDES
         for video_id in sorted((v for v, s in fold.items() if s == side), key=os.fsencode)
     ]
-
-
-def folds_of(rows: Iterable[Split]) -> dict[int, Fold]:
-    """The folds that `table` wrote, by number."""
-    folds: dict[int, Fold] = {}
-    for row in rows:
-        folds.setdefault(row.fold, {})[row.video_id] = row.split
-    return folds
 
 
 def _parts(videos: list[Video], num_parts: int, seed: int) -> list[list[Video]]:
