@@ -344,6 +344,8 @@ def _describe(problem: Any, kind: type[BaseModel]) -> str:
     hint = ""
     if isinstance(got, str) and problem["type"].startswith(("float", "int")):
         hint = " (YAML reads 1e-3 as text; write 0.001)"
+    if not isinstance(got, str | dict | list) and problem["type"] == "string_type":
+        hint = " (YAML reads words like no and 007 as values; put quotes around it)"
     expected = problem["msg"].removeprefix("Input should be ")
     return f"{location}: expected {expected}, got {got!r}{hint}"
 

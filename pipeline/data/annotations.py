@@ -3,7 +3,7 @@
 import difflib
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -11,15 +11,17 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.data.tables import Segment, Video, read_csv, refuse
 
+Ends = tuple[float, float]  # seconds: when the last frame of a video is over, and the latest end that is let pass
 HEADER_TOLERANCE_SECONDS = 0.1  # headers round, and annotators stop at the last frame they see
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """A table of labels: the label of each file it lists ("" without one), and the values of further columns."""
+    """A table of labels: the label of each file it lists ("" without one), further columns, and each file's row."""
 
     labels: dict[str, str]
     columns: dict[str, dict[str, str]]
+    rows: dict[str, int]
 
 
 def folder_labels(video_ids: Iterable[str], root: str, classes: Sequence[str], media: Path) -> dict[str, str]:
@@ -60,13 +62,12 @@ def read_label_table(
     Refused: a path that is no file of the media folder (`files`), a path given twice, a label that is no class.
     """
     columns = list(columns)
-    table = LabelTable({}, {name: {} for name in columns})
-    first: dict[str, int] = {}
+    table = LabelTable({}, {name: {} for name in columns}, {})
     problems = []
     for row, cells in read_csv(path, [path_column, label_column, *columns]):
         video_id, label = str(PurePosixPath(cells[path_column])), cells[label_column]
-        if first.setdefault(video_id, row) != row:
-            problems.append(f"row {row}: {video_id!r} stands in row {first[video_id]} already")
+        if table.rows.setdefault(video_id, row) != row:
+            problems.append(f"row {row}: {video_id!r} stands in row {table.rows[video_id]} already")
         if video_id not in files:
             problems.append(f"row {row}: {cells[path_column]!r} is no file of the media folder")
         if label and label not in classes:
@@ -78,13 +79,20 @@ def read_label_table(
     return table
 
 
-def read_segment_table(path: Path, videos: Mapping[str, Video], names: Sequence[str]) -> list[Segment]:
+def read_segment_table(
+    path: Path,
+    videos: Mapping[str, Video],
+    names: Sequence[str],
+    measure: Callable[[str], Ends | None] = lambda video_id: None,
+) -> list[Segment]:
     """Read `path,start_seconds,end_seconds,label`, sorted by video and time; raises DataError naming every bad row.
 
     names: the classes and the background. Refused: a path that is no file of the media folder, a label that is no
-    class, a segment that ends before it starts or after its video (as far as the header states a duration), and one
-    that overlaps another of its video.
+    class, a segment that ends before it starts or after its video, and one that overlaps another of its video.
+    measure: the ends of a video as decoding finds them, or None; asked only where the header, which may be wrong, ends
+    before a segment. Where it states no duration, `check_ends` tells after decoding.
     """
+    measured = lru_cache(maxsize=None)(measure)
     segments: list[tuple[int, Segment]] = []
     problems = []
     for row, cells in read_csv(path, ["path", "start_seconds", "end_seconds", "label"]):
@@ -100,11 +108,11 @@ def read_segment_table(path: Path, videos: Mapping[str, Video], names: Sequence[
             problems.append(f"row {row}: label {segment.label!r} is no class{_near(segment.label, tuple(names))}")
         elif problem := segment.problem():
             problems.append(f"row {row}: {problem}")
-        if _latest_end_seconds(videos.get(video_id)) < segment.end_seconds:
-            problems.append(
-                f"row {row}: segment ends at {segment.end_seconds} s, after its video {video_id!r}, "
-                f"which lasts {videos[video_id].duration_seconds_header} s"
-            )
+        stated = _stated_seconds(videos.get(video_id))
+        if stated + _slack_seconds(videos.get(video_id)) < segment.end_seconds:
+            end, latest = measured(video_id) or (stated, stated)
+            if latest < segment.end_seconds:
+                problems.append(f"row {row}: {_after_its_video(segment, end)}")
         segments.append((row, segment))
     segments.sort(key=lambda item: (os.fsencode(item[1].video_id), item[1].start_seconds, item[1].end_seconds))
     for (row, earlier), (next_row, later) in pairwise(segments):
@@ -117,11 +125,35 @@ def read_segment_table(path: Path, videos: Mapping[str, Video], names: Sequence[
     return [segment for _, segment in segments]
 
 
-def _latest_end_seconds(video: Video | None) -> float:
-    if video is None or not video.duration_seconds_header:
-        return math.inf
-    frame_seconds = 1 / video.fps_header if video.fps_header else 0.0
-    return video.duration_seconds_header + max(HEADER_TOLERANCE_SECONDS, frame_seconds)
+def check_ends(path: Path, segments: Sequence[Segment], ends: Mapping[str, Ends]) -> None:
+    """Refuse segments that end after their video's last frame; raises DataError naming every bad row.
+
+    path: the written table, in whose order the segments stand. ends: of decoded videos; others are not checked.
+    """
+    refuse(
+        path,
+        [
+            f"row {row}: {segment.label!r}: {_after_its_video(segment, ends[segment.video_id][0])}; "
+            "mend the data set's own table and run the index stage again"
+            for row, segment in enumerate(segments, start=2)
+            if segment.video_id in ends and segment.end_seconds > ends[segment.video_id][1]
+        ],
+    )
+
+
+def _after_its_video(segment: Segment, lasts_seconds: float) -> str:
+    return (
+        f"segment ends at {segment.end_seconds} s, after its video {segment.video_id!r}, "
+        f"which lasts {round(lasts_seconds, 3)} s"
+    )
+
+
+def _stated_seconds(video: Video | None) -> float:
+    return math.inf if video is None or not video.duration_seconds_header else video.duration_seconds_header
+
+
+def _slack_seconds(video: Video | None) -> float:
+    return max(HEADER_TOLERANCE_SECONDS, 1 / video.fps_header if video is not None and video.fps_header else 0.0)
 
 
 @lru_cache

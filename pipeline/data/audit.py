@@ -84,13 +84,14 @@ def build_audit(
     expected: Sequence[Mapping[Side, int]],
     notes: Sequence[str],
     what: str,
+    background: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The contents of `audit.json`: plain values that depend on the data alone.
 
     expected: published sizes by fold, `train` counting the validation part. `warnings` holds the lines to be printed:
     notes, and everything found here that is worth a look and no reason to stop. published: the splits are somebody
-    else's; leaks in others have been allowed. what: the word for a file of the media. Files that the card names, such
-    as tables of labels, are counted apart and are nothing to look at.
+    else's; leaks in others have been allowed. what: the word for a file of the media. background: videos that show no
+    action. Files that the card names, such as tables of labels, are counted apart and are nothing to look at.
     """
     usable = [video for video in videos if video.status == "ok"]
     members = set().union(*folds)
@@ -119,6 +120,7 @@ def build_audit(
         "folds": counts,
         "rejected": [{"video_id": v.video_id, "reason": v.reason, "label": v.label} for v in rejected],
         "unlabelled": unlabelled,
+        "background": list(background),
         "duplicates": same,
         "joined_groups": [list(names) for names in joined_groups],
         "leaks": [asdict(leak) for leak in leaks],
@@ -129,6 +131,11 @@ def build_audit(
             *(
                 [f"{len(unlabelled)} video(s) without a label are in no split, {unlabelled[0]!r} first"]
                 if unlabelled
+                else []
+            ),
+            *(
+                [f"{len(background)} {what}(s) without label and segments count as background, {background[0]!r} first"]
+                if background
                 else []
             ),
             *_first(

@@ -231,6 +231,8 @@ class Card(_Section):
     media: the media folder, relative to the repository's root; a symbolic link will do.
     features: what to know of media that are ready-made features; without it the media are videos.
     background: what the frame task calls stretches without an action; without it such timesteps are ignored.
+    unlisted: `background` says that a usable video without a label and without a segment shows no action from end to
+        end: it is trained on and tested as such. Without it such videos are left out, and counted.
     opposites: pairs of classes that are each other played backwards.
     alarms: classes that are watched for: scored by false alarms per hour and delay as well.
     segments: a table in the media folder with path, start_seconds, end_seconds, label.
@@ -246,6 +248,7 @@ class Card(_Section):
     media: RelativePath
     features: Features | None = None
     background: Text | None = None
+    unlisted: Literal["background"] | None = None
     opposites: list[Annotated[list[Text], Field(min_length=2, max_length=2)]] = []
     alarms: list[Text] = []
     labels: Labels
@@ -296,9 +299,15 @@ def _read_classes(path: Path) -> tuple[tuple[str, ...], list[str]]:
         if not name or name != name.strip()
     ]
     problems += [
-        f"{path}: {name!r} is a column of the result tables; choose another name" for name in names if name in RESERVED
+        f"{path}, row {row}: {name!r} is a column of the result tables; choose another name"
+        for row, name in enumerate(names, start=1)
+        if name in RESERVED
     ]
-    problems += [f"{path}: {name!r} is given twice" for name, count in Counter(names).items() if count > 1 and name]
+    problems += [
+        f"{path}, row {row}: {name!r} is given twice; it stands in row {names.index(name) + 1} already"
+        for row, name in enumerate(names, start=1)
+        if name and names.index(name) + 1 < row
+    ]
     if len(names) < 2:
         problems.append(f"{path}: {len(names)} class(es); a classifier needs at least two")
     return tuple(names), problems
@@ -311,6 +320,10 @@ def _check(card: Card, classes: tuple[str, ...], folder: Path) -> list[str]:
         problems.append(f"name is {card.name!r}; expected {folder.resolve().name!r}, the folder's name")
     if card.background in classes:
         problems.append(f"background {card.background!r} is one of the classes; take it out of classes.txt")
+    if card.unlisted and card.background is None:
+        problems.append("unlisted: `background` has no name; say what the frame task calls it in `background`")
+    if card.unlisted and card.segments is None and card.labels.frames is None:
+        problems.append("unlisted: videos count as unlisted beside a table of `segments` (or labels.frames); name one")
     paired = [name for pair in card.opposites for name in pair]
     problems += [f"opposites: {name!r} is not in classes.txt" for name in paired if name not in classes]
     problems += [f"opposites: {name!r} is paired twice" for name, count in Counter(paired).items() if count > 1]

@@ -175,7 +175,10 @@ def read_features(path: Path, codec: str, label_column: str | None = None) -> ND
             values = np.ascontiguousarray(raw.T if codec.endswith("feature_first") else raw, dtype=np.float32)
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
-        raise RejectedVideo(f"{len(bad)} of {len(values)} timesteps hold numbers that are not finite, {bad[0]} first")
+        value = next(number for number in values[bad[0]] if not np.isfinite(number))
+        raise RejectedVideo(
+            f"{len(bad)} of {len(values)} timesteps hold numbers that are not finite, {bad[0]} first ({value})"
+        )
     return values
 
 

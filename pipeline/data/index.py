@@ -4,13 +4,15 @@ The later stages depend on these tables, never on the folder.
 """
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.data import splits
-from pipeline.data.annotations import folder_labels, read_label_table, read_segment_table
+from pipeline.data.annotations import Ends, LabelTable, folder_labels, read_label_table, read_segment_table
 from pipeline.data.audit import build_audit, check_folds, leak_problem
 from pipeline.data.cards import Card, Dataset, ListSplits
 from pipeline.data.featurefiles import FeatureFiles
@@ -34,14 +36,22 @@ class Index:
 
 
 def index_dataset(
-    dataset: Dataset, media: Path, read_header: ReadHeader, *, workers: int = 1, allow_leak: bool = False
+    dataset: Dataset,
+    media: Path,
+    read_header: ReadHeader,
+    *,
+    workers: int = 1,
+    allow_leak: bool = False,
+    measure: Callable[[Path], Ends | None] = lambda path: None,
 ) -> Index:
     """Scan the media, read the annotations, make and check the splits.
 
     media: the media folder; the card's `media` is relative to the repository's root. read_header: states what a video
     file's container says, or raises RejectedVideo; ready-made features are read here. workers: files read at a time; no
-    result depends on it. Raises DataError naming file and row of what cannot be used, and LeakError when a made split
-    puts one group, or the same bytes, on two sides; with allow_leak that is a warning, as it is in published splits.
+    result depends on it. measure: the ends of a video as decoding it finds them, or None; asked only where a segment
+    ends after what the header states. Raises DataError naming file and row of what cannot be used, and LeakError when a
+    made split puts one group, or the same bytes, on two sides; with allow_leak that is a warning, as it is in published
+    splits.
     """
     card = dataset.card
     if not media.is_dir():
@@ -60,14 +70,19 @@ def index_dataset(
             f"see {dataset.folder / 'README.md'}"
         )
 
-    labels, columns = _labels(dataset, media, videos, usable)
+    table = _labels(dataset, media, videos, usable)
+    labels = table.labels
     by_id = {video.video_id: video for video in videos}
     names = frame_classes(dataset.classes, card.background)
-    segments = read_segment_table(media / card.segments, by_id, names) if card.segments else []
+    segments = (
+        read_segment_table(media / card.segments, by_id, names, lambda video_id: measure(media / video_id))
+        if card.segments
+        else []
+    )
     label_notes: list[str] = []
     if card.labels.frames is not None:
         videos, segments, label_notes = label_recordings(dataset, media, videos)
-    rules, joined = _group_rules(card, media, columns)
+    rules, joined = _group_rules(card, media, table.columns)
     groups = assign_groups(usable, rules)
     _check_together(dataset, groups)
     groups, joined_here = join_groups(groups, card.together)
@@ -75,11 +90,16 @@ def index_dataset(
     videos = [replace(v, label=labels.get(v.video_id, ""), group=groups.get(v.video_id, "")) for v in videos]
 
     annotated = {segment.video_id for segment in segments}
-    members = [v for v in videos if v.status == "ok" and (v.label or v.video_id in annotated)]
-    _check_members(dataset, media, members)
+    listed = {v.video_id for v in videos if v.status == "ok" and (v.label or v.video_id in annotated)}
+    background = [v for v in usable if v not in listed] if card.unlisted else []
+    if not card.unlisted:
+        _refuse_empty_labels(card, media, table, [video_id for video_id in usable if video_id not in listed])
+    members = [v for v in videos if v.video_id in listed or v.video_id in set(background)]
+    _check_members(dataset, media, members, table)
     folds, notes = _make_folds(dataset, media, members)
     bundles = card.splits.lists is not None and card.splits.lists.style == "mstcn"
-    check_folds(folds, members, segments, dataset.classes, published=bundles)
+    with _in(dataset):
+        check_folds(folds, members, segments, dataset.classes, published=bundles)
     leaks = splits.find_leaks(members, folds)
     if leaks and not (card.splits.official or allow_leak):
         raise LeakError(leak_problem(dataset.folder / "card.yaml", leaks))
@@ -94,6 +114,7 @@ def index_dataset(
         expected=[{"train": fold.train, "test": fold.test} for fold in card.splits.expected or []],
         notes=[*label_notes, *notes],
         what=media_kind(card),
+        background=background,
     )
     return Index(videos, segments, splits.table(folds), audit)
 
@@ -122,16 +143,14 @@ def _own_tables(card: Card) -> set[str]:
     return {path for path in paths if path is not None}
 
 
-def _labels(
-    dataset: Dataset, media: Path, videos: list[Video], usable: list[str]
-) -> tuple[dict[str, str], Mapping[str, Mapping[str, str]]]:
+def _labels(dataset: Dataset, media: Path, videos: list[Video], usable: list[str]) -> LabelTable:
     """Label by video, and the further columns of the labels' table."""
     card = dataset.card
     if card.labels.frames is not None:
-        return {}, {}
+        return LabelTable({}, {}, {})
     if card.labels.csv is None:
-        return folder_labels(usable, card.labels.folders or ".", dataset.classes, media), {}
-    table = read_label_table(
+        return LabelTable(folder_labels(usable, card.labels.folders or ".", dataset.classes, media), {}, {})
+    return read_label_table(
         media / card.labels.csv.file,
         path_column=card.labels.csv.path,
         label_column=card.labels.csv.label,
@@ -139,7 +158,29 @@ def _labels(
         files={video.video_id for video in videos},
         classes=dataset.classes,
     )
-    return table.labels, table.columns
+
+
+def _refuse_empty_labels(card: Card, media: Path, table: LabelTable, unlabelled: list[str]) -> None:
+    """Refuse rows of the labels' table that say nothing: the videos would be left out, though somebody listed them."""
+    beside = f", and no row in {card.segments}" if card.segments else ""
+    refuse(
+        media / card.labels.csv.file if card.labels.csv else media,
+        [
+            f"row {table.rows[video_id]}: {video_id!r} has the label ''{beside}; give it a class, take the row out"
+            + (", or state `unlisted: background` in the card" if card.segments else "")
+            for video_id in unlabelled
+            if video_id in table.rows
+        ],
+    )
+
+
+@contextmanager
+def _in(dataset: Dataset) -> Iterator[None]:
+    """Say that the card is where a problem with the splits stands."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{dataset.folder / 'card.yaml'}: {error}") from None
 
 
 def _group_rules(
@@ -172,16 +213,31 @@ def _check_together(dataset: Dataset, groups: Mapping[str, str]) -> None:
     )
 
 
-def _check_members(dataset: Dataset, media: Path, members: list[Video]) -> None:
+def _check_members(dataset: Dataset, media: Path, members: list[Video], table: LabelTable) -> None:
     if not members:
         raise DataError(f"{media}: no video has a label or a segment; see {dataset.folder / 'README.md'}")
     labels = {video.label for video in members if video.label}
     if len(labels) == 1:
         raise DataError(f"{media}: every labelled video is {labels.pop()!r}; a classifier needs at least two classes")
+    if not dataset.card.splits.official:
+        counts = Counter(video.label for video in members if video.label)
+        refuse(
+            dataset.folder / "classes.txt",
+            [
+                f"row {row}: class {name!r} has one video, "
+                f"{next(video.video_id for video in members if video.label == name)!r}, which cannot be both trained "
+                "on and tested; add some, or take the class out"
+                for row, name in enumerate(dataset.classes, start=1)
+                if counts[name] == 1
+            ],
+        )
+    stands = dataset.card.labels.csv.file if dataset.card.labels.csv else ""
     refuse(
         dataset.folder / "card.yaml",
         [
-            f"groups: no rule matches {video.video_id!r}; add one, or state the video's group where the others' stand"
+            f"groups: no rule matches {video.video_id!r}"
+            + (f" ({stands}, row {table.rows[video.video_id]})" if video.video_id in table.rows else "")
+            + "; add one, or state the video's group where the others' stand"
             for video in members
             if not video.group
         ],
@@ -193,16 +249,19 @@ def _make_folds(dataset: Dataset, media: Path, members: list[Video]) -> tuple[li
     card = dataset.card.splits
     if card.kfold is not None:
         kfold = card.kfold
-        return splits.kfold(members, folds=kfold.folds, validation=kfold.validation, seed=kfold.seed), []
+        with _in(dataset):
+            return splits.kfold(members, folds=kfold.folds, validation=kfold.validation, seed=kfold.seed), []
     if card.lists is not None:
         return _listed_folds(dataset, media, members, card.lists)
     folds, notes = [], []
     for number, named in enumerate(card.groups.folds if card.groups else [], start=1):
-        fold, unused = splits.by_groups(members, named.test, named.validation or [])
+        with _in(dataset):
+            fold, unused = splits.by_groups(members, named.test, named.validation or [])
         if unused:
             notes.append(f"fold {number}: no video belongs to {', '.join(map(repr, unused))}; is the media complete?")
         if named.validation is None and card.groups and card.groups.validation is not None:
-            fold = splits.with_validation(fold, members, card.groups.validation, card.groups.seed)
+            with _in(dataset):
+                fold = splits.with_validation(fold, members, card.groups.validation, card.groups.seed)
         folds.append(fold)
     return folds, notes
 
@@ -241,5 +300,6 @@ def _listed_folds(
                 f"fold {number}: {len(missing)} listed video(s) are not in the media folder, {missing[0]!r} first"
             )
         fold = {video_id: side for video_id, side in fold.items() if video_id in present}
-        folds.append(splits.with_validation(fold, members, lists.validation, lists.seed))
+        with _in(dataset):
+            folds.append(splits.with_validation(fold, members, lists.validation, lists.seed))
     return folds, notes

@@ -6,7 +6,7 @@ A fold is a mapping from video id to its side. Folds never depend on the order i
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -94,6 +94,32 @@ def with_validation(fold: Mapping[str, Side], videos: Iterable[Video], share: fl
     parts = [part for part in _parts(train, min(round(1 / share), num_groups), seed) if 0 < len(part) < len(train)]
     chosen = {video.video_id for video in min(parts, key=badness)}
     return {video_id: "val" if video_id in chosen else side for video_id, side in fold.items()}
+
+
+def random_folds(strata: Mapping[str, Hashable], folds: Sequence[Fold], seed: int) -> list[Fold]:
+    """The same folds, groups ignored: every video takes the place of a random one of its stratum, the same in all.
+
+    So each side of each fold keeps its size and its number of videos of each stratum, and each video is tested as often
+    as the one whose place it took; only the grouping is lost. strata: what must stay alike, by video, such as the
+    label. Videos that have no stratum, or stand in no fold, keep their places.
+    """
+    rng = np.random.default_rng(seed)
+    members = set().union(*folds)
+    place = {video_id: video_id for video_id in members}
+    alike: dict[Hashable, list[str]] = {}
+    for video_id in sorted(members & set(strata), key=os.fsencode):
+        alike.setdefault(strata[video_id], []).append(video_id)
+    for same in alike.values():
+        place.update(zip(same, (same[number] for number in rng.permutation(len(same))), strict=True))
+    return [{v: fold[place[v]] for v in sorted(members, key=os.fsencode) if place[v] in fold} for fold in folds]
+
+
+def folds_of(rows: Iterable[Split]) -> dict[int, Fold]:
+    """The folds that `table` wrote, by number."""
+    folds: dict[int, Fold] = {}
+    for row in rows:
+        folds.setdefault(row.fold, {})[row.video_id] = row.split
+    return folds
 
 
 def read_ucf101_lists(folder: Path, fold: int) -> Fold:

@@ -1,9 +1,10 @@
 """Stage `decode`: each video once into the frame store, with a verdict; a second run does only what is missing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.data.tables import CHANGED, usable_videos
+from pipeline.data.annotations import check_ends
+from pipeline.data.tables import CHANGED, read_segments, usable_videos
 from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.errors import DataError, RejectedVideo
@@ -60,8 +61,25 @@ def decode_all(options: StageOptions) -> None:
             print(printable(f"decode: {video_id}: {verdict.status}: {verdict.reason}"))
     if counts["ok"] + counts["damaged"] == 0:
         raise DataError(f"{options.layout.videos}: not one of {len(videos)} videos could be decoded; see above")
+    check_segments(options, verdicts)
     rows = [[video_id, *(getattr(verdict, name) for name in COLUMNS)] for video_id, verdict in verdicts.items()]
     write_table(options.layout.decoded, ["video_id", *COLUMNS], rows)
+
+
+def check_segments(options: StageOptions, verdicts: Mapping[str, Verdict]) -> None:
+    """Refuse segments after the last frame of a video, which only decoding tells for sure; raises DataError.
+
+    Of a damaged video frames are lost, so its segments may be right: those after its last frame are printed.
+    """
+    path = options.layout.segments
+    segments = read_segments(path)
+    ends = {name: verdict.end_seconds for name, verdict in verdicts.items()}
+    check_ends(path, segments, {name: end for name, end in ends.items() if end and verdicts[name].status == "ok"})
+    for segment in segments:
+        end = ends.get(segment.video_id)
+        if end and segment.end_seconds > end[1]:
+            line = f"decode: {segment.video_id}: frames end at {end[0]:.3f} s, its segment {segment.label!r} later"
+            print(printable(line))
 
 
 def decode_video(

@@ -39,7 +39,7 @@ from pipeline.stages.answers import (
     write_records,
     write_scores,
 )
-from pipeline.stages.layout import dataset_of, stage_options
+from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.stages.leaks import leak_counts
 from pipeline.stages.samples import Sample, labelled_answers, opposites, read_samples
 from pipeline.tracking import Run, flatten, tracking_uri
@@ -50,7 +50,11 @@ NUM_SHOWN = 12  # test videos of which every timestep is shown
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Score one training; nothing here has been seen by it or chosen by its scores."""
-    options = stage_options(__doc__, argv, task=True, stream=True, fold=True, seed=True)
+    evaluate_one(stage_options(__doc__, argv, task=True, stream=True, fold=True, seed=True))
+
+
+def evaluate_one(options: StageOptions) -> None:
+    """Score the training that the options name."""
     experiment, layout, task, fold = options.experiment, options.layout, options.task, options.fold
     dataset = dataset_of(experiment)
     training = layout.training(options.training)

@@ -19,7 +19,11 @@ from pipeline.view import features_key
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Extract every decoded video of the experiment's table."""
-    options = stage_options(__doc__, argv, stream=True, fold=True, media=True)
+    extract_features(stage_options(__doc__, argv, stream=True, fold=True, media=True))
+
+
+def extract_features(options: StageOptions) -> None:
+    """Bring the options' feature store up to date, as its only writer."""
     with locked(options.layout.features(options.representation)):
         if options.settings.backbone is None:
             import_all(options)

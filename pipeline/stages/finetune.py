@@ -36,7 +36,11 @@ COLUMNS += ["lr", "backbone_lr", "grad_norm"]  # of windows
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write `backbone.safetensors` and the curves of its training (header only when there was none)."""
-    options = stage_options(__doc__, argv, stream=True, fold=True)
+    fix_weights(stage_options(__doc__, argv, stream=True, fold=True))
+
+
+def fix_weights(options: StageOptions) -> None:
+    """Make the CNN that the options name."""
     experiment, stream = options.experiment, options.settings
     folder = options.layout.backbone(options.representation)
     folder.mkdir(parents=True, exist_ok=True)

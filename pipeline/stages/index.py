@@ -1,5 +1,6 @@
 """Stage `index`: media folder and card to tables: what exists, what it is labelled, how it is split."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from pipeline.discovery import printable
 from pipeline.files import sweep
 from pipeline.stages.layout import dataset_of, stage_options
 from pipeline.video.isolation import DecoderPool
+from pipeline.video.verdict import Verdict
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -18,8 +20,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = dataset_of(options.experiment)
     media = options.media or Path(dataset.card.media)
     with DecoderPool(options.runtime.limits) as decoders:
-        workers = num_workers(options.runtime.workers)
-        index = index_dataset(dataset, media, decoders.header, workers=workers, allow_leak=options.allow_leak)
+        index = index_dataset(
+            dataset,
+            media,
+            decoders.header,
+            workers=num_workers(options.runtime.workers),
+            allow_leak=options.allow_leak,
+            measure=lambda path: ends(decoders.check(path)),
+        )
     write_index(index, options.layout.root)
     files = index.audit["files"]
     print(
@@ -29,3 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for warning in index.audit["warnings"]:
         print(printable(f"index: warning: {warning}"))
+
+
+def ends(verdict: Verdict) -> tuple[float, float] | None:
+    """When the last frame is over, and how late a segment may end: of a video that lost frames it may be any time."""
+    return verdict.end_seconds if verdict.status == "ok" else (math.inf, math.inf)

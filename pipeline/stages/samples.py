@@ -49,30 +49,37 @@ def read_samples(
 ) -> list[Sample]:
     """Videos of one side of a fold that carry labels of the task, in the table's order.
 
-    The clip task takes videos with a label, the frame task those with segments. Videos that could not be decoded are
+    The clip task takes videos with a label, the frame task those with segments, and where the card says so
+    (`unlisted: background`) those with neither, which are background throughout. Videos that could not be decoded are
     left out here; `decoded.csv` lists them with their reasons, and the count is printed. So are those that give no
     features (of one picture there is no flow).
 
     Raises:
-        DataError: no video of this side has a label of the task, or all that have one are left out.
+        DataError: no video of this side has a label of the task, or all that have one are left out, or all training
+            videos of a class are.
         StoreError: features are missing or damaged. ViewMismatch: they were made under another view.
     """
     chosen = set(video_ids(read_splits(layout.splits), fold, split))
     segments = [segment for segment in read_segments(layout.segments) if segment.video_id in chosen]
     segmented = {segment.video_id for segment in segments}
     undecodable = {row["video_id"] for _, row in read_csv(layout.decoded, ["video_id"]) if row["status"] == "rejected"}
-    samples, lost, without = [], 0, 0
+    samples: list[Sample] = []
+    lost, without = 0, 0
+    left_out: set[str] = set()
     for video in read_videos(layout.videos):
-        labelled = bool(video.label) if task == "clip" else video.video_id in segmented
+        is_background = dataset.card.unlisted is not None and not video.label
+        labelled = bool(video.label) if task == "clip" else video.video_id in segmented or is_background
         if video.video_id not in chosen or not labelled:
             continue
         if video.video_id in undecodable:
             lost += 1
+            left_out.add(video.label)
             continue
         try:
             times = store.times(video.sha256)
         except RejectedVideo:
             without += 1
+            left_out.add(video.label)
             continue
         if task == "clip":
             labels = np.full(len(times), class_index(video.label, dataset.classes), dtype=np.int64)
@@ -90,6 +97,11 @@ def read_samples(
             f"fold {fold}: {split}: {lost + without} video(s) have a label of the {task} task, none has features: "
             f"{lost} could not be decoded (see {layout.decoded}), {without} give none (no flow in one picture); "
             "expected a usable video on each side"
+        )
+    if split == "train" and (gone := sorted(left_out - {sample.video.label for sample in samples} - {""})):
+        raise DataError(
+            f"fold {fold}: not one training video of {', '.join(gone)} has features (see {layout.decoded}); "
+            "expected one or more of each class"
         )
     if not samples:
         raise DataError(

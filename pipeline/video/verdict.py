@@ -43,6 +43,18 @@ class Verdict:
     pixel_format: str = ""
     is_transient: bool = False
 
+    @property
+    def end_seconds(self) -> tuple[float, float] | None:
+        """When the last frame is over, and the latest end that a header may state without the file being cut off.
+
+        A frame lasts as long as the others on average. None when the length of the video is unknown.
+        """
+        if self.duration_seconds is None or self.num_frames < 2:
+            return None
+        frame_seconds = self.duration_seconds / (self.num_frames - 1)
+        end = self.duration_seconds + frame_seconds
+        return end, end + max(TAIL_FRAMES * frame_seconds, TAIL_SECONDS)
+
     @classmethod
     def rejected(cls, reason: str, is_transient: bool = False) -> "Verdict":
         """The verdict on a file from which nothing can be used, and of which nothing is known."""

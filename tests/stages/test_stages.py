@@ -406,6 +406,54 @@ def test_only_labelled_videos_are_read_to_fine_tune_a_cnn(toy, monkeypatch):
     assert [video.class_index for video in frames] == [number for _, own in labelled for number, *_ in own]
 
 
+def list_no_segments_of(*people: str) -> None:
+    """Recordings of these people that no table lists, which the card takes for background."""
+    card = Path("datasets/toy/card.yaml")
+    card.write_text(card.read_text().replace("background: rest\n", "background: rest\nunlisted: background\n"))
+    segments = Path("media/toy/segments.csv")
+    kept = [line for line in segments.read_text().splitlines() if not any(who in line for who in people)]
+    segments.write_text("\n".join(kept) + "\n")
+    run_stage("index")
+
+
+def test_recordings_that_are_background_throughout(toy, capsys):
+    from pipeline.stages.footage import labelled_stretches
+    from pipeline.stages.layout import stage_options
+
+    list_no_segments_of("g04")
+    printed = capsys.readouterr().out
+    assert "warning: 1 video(s) without label and segments count as background, 'long/g04.mp4' first" in printed
+    options = stage_options("", ["--config", "configs/toy.yaml"], fold=True)
+    dataset = read_dataset("datasets/toy")
+    stretches, _ = labelled_stretches(options, dataset, "val")  # of which the CNN is fine-tuned
+    assert "long/g04.mp4" not in {video.video_id for video, _ in stretches}
+    store = FeatureStore(ARTIFACTS / "features/shared", None)
+    samples = read_samples(Layout("toy"), store, dataset, task="frame", fold=1, split="val")
+    labels = {sample.video.video_id: sample.labels for sample in samples}
+    assert list(labels) == ["long/g04.mp4", "long/g05.mp4"]
+    assert len(labels["long/g04.mp4"]) == 36
+    assert not labels["long/g04.mp4"].any()
+    assert set(labels["long/g05.mp4"]) == {0, 1, 2}
+    clips = read_samples(Layout("toy"), store, dataset, task="clip", fold=1, split="val")
+    assert "long/g04.mp4" not in {sample.video.video_id for sample in clips}
+
+
+@pytest.mark.slow
+def test_false_alarms_in_background_recordings_count(toy):
+    list_no_segments_of("g00", "g01", "g09")
+    for stage in ("train", "evaluate"):
+        run_stage(stage, "--task", "frame")
+    folder = ARTIFACTS / "evaluations/frame-rgb-fold1-seed0"
+    found = [row for row in rows(folder / "predictions.csv") if row["video_id"] in ("long/g00.mp4", "long/g01.mp4")]
+    assert len(found) == 72
+    assert {row["label"] for row in found} == {"rest"}
+    alarms = sum(row["predicted"] != "rest" for row in found)
+    assert alarms > 0  # the square moves there as it does elsewhere: the model cannot know that nobody listed it
+    all_rows = rows(folder / "predictions.csv")
+    right = np.mean([row["label"] == row["predicted"] for row in all_rows])
+    assert metrics(toy, "frame-rgb-fold1-seed0")["test"]["frame"]["acc"] == pytest.approx(right)
+
+
 def test_the_report_says_how_videos_are_looked_at(toy):
     from pipeline.stages.layout import stage_options
     from pipeline.stages.report import backbone_in_words, view_in_words

@@ -50,7 +50,7 @@ def test_all_problems_at_once(tmp_path):
         "licence: missing",
         "groups.0.colum: unknown key, did you mean 'column'?",
         "splits.kfold.folds: expected greater than or equal to 2, got 1",
-        "classes.txt: 'up' is given twice",
+        "classes.txt, row 2: 'up' is given twice; it stands in row 1 already",
     ):
         assert part in message
     assert "\n" not in message

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipeline.data.annotations import check_ends
 from pipeline.data.cards import read_dataset
 from pipeline.data.index import index_dataset, write_index
 from pipeline.data.tables import Segment, read_segments, read_splits, read_videos
@@ -210,6 +211,88 @@ def test_segments_that_are_not_refused(tiny):
     for line in ("long.mp4,100,200,up", "clips/p1-all.mp4,3,4.05,idle", "clips/p1-up.mp4,0,1,up"):
         append(tiny / "media" / "segments.csv", line)
     assert len(index(tiny).segments) == 9
+
+
+def test_a_header_that_ends_too_early_is_measured(tiny):
+    asked = []
+
+    def measure(path: Path) -> tuple[float, float] | None:
+        asked.append(path.name)
+        return {"p1-all.mp4": (8.0, 8.1), "p2-all.mp4": (5.0, 5.1)}.get(path.name)
+
+    for line in ("clips/p1-all.mp4,3,5,up", "clips/p1-all.mp4,5,8,up", "clips/p2-all.mp4,3,4,up"):
+        append(tiny / "media" / "segments.csv", line)
+    assert len(index(tiny, measure=measure).segments) == 9
+    assert asked == ["p1-all.mp4"]  # once, and no other
+    for line in ("clips/p2-all.mp4,4.5,5.5,up", "clips/p3-all.mp4,3,4.5,up"):
+        append(tiny / "media" / "segments.csv", line)
+    with pytest.raises(DataError, match=r"segments\.csv has 2 problem\(s\): ") as caught:
+        index(tiny, measure=measure)
+    for part in (
+        "row 11: segment ends at 5.5 s, after its video 'clips/p2-all.mp4', which lasts 5.0 s",
+        "row 12: segment ends at 4.5 s, after its video 'clips/p3-all.mp4', which lasts 4.0 s",
+    ):
+        assert part in str(caught.value)
+
+
+def test_segments_after_the_last_frame_are_refused_once_that_is_known(tmp_path):
+    segments = [Segment("a.mp4", 0, 2.05, "up"), Segment("b.mp4", 1, 3, "up"), Segment("c.mp4", 0, 99, "up")]
+    check_ends(tmp_path / "segments.csv", segments, {"a.mp4": (2.0, 2.1), "b.mp4": (2.5, 3.0)})
+    with pytest.raises(
+        DataError,
+        match=r"segments\.csv has 1 problem\(s\): row 3: 'up': segment ends at 3 s, after its video 'b\.mp4', "
+        r"which lasts 2\.5 s; mend the data set's own table",
+    ):
+        check_ends(tmp_path / "segments.csv", segments, {"a.mp4": (2.0, 2.1), "b.mp4": (2.5, 2.6)})
+
+
+def test_a_listed_video_that_says_nothing_is_refused(tiny):
+    put(tiny / "media", "new.mp4")
+    append(tiny / "media" / "videos.csv", "new.mp4,,p1")
+    with pytest.raises(DataError, match=r"videos\.csv .*row 11: 'new\.mp4' has the label '', and no row in segments"):
+        index(tiny)
+
+
+def test_unlisted_recordings_are_background_where_the_card_says_so(tiny):
+    for name in ("new.mp4", "calm/p2.mp4", "calm/p3.mp4"):
+        put(tiny / "media", name)
+    append(tiny / "media" / "videos.csv", "new.mp4,,p1")
+    card = CARD.replace("groups: [{column: person}]", "groups: [{column: person}, {pattern: '(p[0-9])'}]")
+    define(tiny, card.replace("background: idle\n", "background: idle\nunlisted: background\n"))
+    found = index(tiny)
+    sides = {row.video_id: row.split for row in found.splits if row.fold == 1}
+    assert (sides["new.mp4"], sides["calm/p2.mp4"], sides["calm/p3.mp4"]) == ("test", "val", "train")
+    assert found.audit["background"] == ["calm/p2.mp4", "calm/p3.mp4", "new.mp4"]
+    assert found.audit["unlabelled"] == []
+    assert found.audit["folds"][0]["train"]["videos"] == 4
+    line = "3 video(s) without label and segments count as background, 'calm/p2.mp4' first"
+    assert line in found.audit["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("old", "message"),
+    [
+        ("background: idle\n", "unlisted: `background` has no name; say what the frame task calls it"),
+        ("segments: segments.csv\n", "unlisted: videos count as unlisted beside a table of `segments`"),
+    ],
+)
+def test_unlisted_needs_a_background_and_segments(tiny, old, message):
+    define(tiny, CARD.replace(old, "") + "unlisted: background\n")
+    with pytest.raises(DataError, match=rf"card\.yaml: {message}"):
+        index(tiny)
+
+
+def test_a_class_of_one_video_is_refused_with_its_row(tiny):
+    define(tiny, CARD, classes="up\ndown\nacross\n")
+    put(tiny / "media", "clips/p3-across.mp4")
+    append(tiny / "media" / "videos.csv", "clips/p3-across.mp4,across,p3")
+    with pytest.raises(
+        DataError,
+        match=r"classes\.txt has 1 problem\(s\): row 3: class 'across' has one video, 'clips/p3-across\.mp4', which",
+    ):
+        index(tiny)
+    define(tiny, CARD.replace("  groups:\n", "  groups:\n    official: true\n"), classes="up\ndown\nacross\n")
+    assert "fold 1: no test labelled video of across" in index(tiny).audit["warnings"]
 
 
 def test_a_video_without_group_is_refused(tiny):

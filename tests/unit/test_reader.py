@@ -387,3 +387,12 @@ def test_without_the_matrix_the_angle_counts(tmp_path: Path, videos: Any, monkey
         frames, verdict = read(videos.write(tmp_path / f"{degrees}.mp4", 2, rotation_degrees=degrees))
         assert videos.number_of(frames[1].i420) == 1
         assert verdict.rotation_degrees == degrees
+
+
+def test_a_video_ends_when_its_last_frame_is_over() -> None:
+    end, latest = Verdict("ok", num_frames=30, duration_seconds=2.9).end_seconds or (0, 0)
+    assert (end, latest) == pytest.approx((3.0, 3.3))  # headers may be three frames late
+    end, latest = Verdict("ok", num_frames=101, duration_seconds=1.0).end_seconds or (0, 0)
+    assert (end, latest) == pytest.approx((1.01, 1.11))
+    assert Verdict("ok", num_frames=1, duration_seconds=0.0).end_seconds is None
+    assert Verdict.rejected("no frames").end_seconds is None

@@ -8,7 +8,9 @@ from pipeline.data.splits import (
     by_groups,
     find_leaks,
     find_picture_leaks,
+    folds_of,
     kfold,
+    random_folds,
     read_hmdb51_lists,
     read_mstcn_bundles,
     read_ucf101_lists,
@@ -193,3 +195,49 @@ def test_bundles_of_ms_tcn(tmp_path):
     (tmp_path / "test.split2.bundle").write_text("S1_Tea_C1.txt\n")
     with pytest.raises(DataError, match=r"test\.split2\.bundle, row 1: 'S1_Tea_C1' is listed already, for train"):
         read_mstcn_bundles(tmp_path, 2)
+
+
+# --- random folds -----------------------------------------------------------------------------------------------------
+
+
+def test_random_folds_keep_everything_but_the_groups():
+    videos = crowd()
+    label_of = {v.video_id: v.label for v in videos}
+    folds = kfold(videos, folds=4, validation=0.25, seed=0)
+    found = random_folds(label_of, folds, seed=0)
+    tested = Counter()
+    for old, new in zip(folds, found, strict=True):
+        assert Counter((side, label_of[v]) for v, side in new.items()) == Counter(
+            (side, label_of[v]) for v, side in old.items()
+        )
+        tested.update(v for v, side in new.items() if side == "test")
+    assert tested == Counter(dict.fromkeys(label_of, 1))
+    assert not find_leaks(videos, folds)
+    assert {leak.value for leak in find_leaks(videos, found)} == {v.group for v in videos}
+
+
+def test_random_folds_depend_on_the_seed_and_not_on_the_order():
+    videos = crowd()
+    label_of = {v.video_id: v.label for v in videos}
+    folds = kfold(videos, folds=4, validation=0.25, seed=0)
+    backwards = [dict(reversed(fold.items())) for fold in folds]
+    assert random_folds(dict(reversed(label_of.items())), backwards, seed=5) == random_folds(label_of, folds, seed=5)
+    assert random_folds(label_of, folds, seed=6) != random_folds(label_of, folds, seed=5)
+
+
+def test_random_folds_leave_videos_of_no_stratum_and_of_no_fold_where_they_are():
+    fold = {f"{n}.mp4": side for n, side in enumerate(["train"] * 6 + ["val"] * 3 + ["test"] * 3)}
+    strata = {video_id: "a" for video_id in fold if video_id not in ("0.mp4", "8.mp4", "9.mp4")}
+    other = {video_id: "test" for video_id in ("1.mp4", "10.mp4")}  # the others stand in the first fold alone
+    for seed in range(20):
+        first, second = random_folds({**strata, "elsewhere.mp4": "a"}, [fold, other], seed)
+        assert {v: first[v] for v in ("0.mp4", "8.mp4", "9.mp4")} == {"0.mp4": "train", "8.mp4": "val", "9.mp4": "test"}
+        assert set(first) == set(fold)
+        assert sorted(second.values()) == ["test", "test"]
+        # A video takes the same place in every fold: what the second tests stood at 1 (train) and 10 (test) before.
+        assert sorted(first[v] for v in second) == ["test", "train"]
+
+
+def test_folds_are_read_back_from_their_table():
+    folds = kfold(crowd(), folds=3, validation=0.25, seed=0)
+    assert folds_of(table(folds)) == dict(enumerate(folds, start=1))

@@ -1,0 +1,135 @@
+"""The leakage premium on the toy, in which every person is drawn alike: dividing people changes little."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline.data.splits import folds_of
+from pipeline.data.tables import read_splits, read_videos
+from pipeline.errors import DataError
+from pipeline.stages import premium as stage
+from pipeline.stages.layout import stage_options
+from tests.conftest import run_stage
+
+pytestmark = pytest.mark.slow  # trains two models anew
+
+ARTIFACTS = Path("artifacts/toy")
+NAMES = ("clip-rgb-fold1-seed0", "frame-rgb-fold1-seed0")
+
+
+def measure() -> dict:
+    return stage.leakage_premium(stage_options("", ["--config", "configs/toy.yaml"]))
+
+
+def snapshot() -> dict[str, tuple[int, bytes]]:
+    """Everything but the premium's own files."""
+    files = [path for path in ARTIFACTS.rglob("*") if path.is_file()]
+    own = [path for path in files if "premium" in path.parts or path.name == "premium.json"]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files if path not in own}
+
+
+def test_the_premium_is_measured_beside_the_experiment(toy, capsys, monkeypatch):
+    before, environment = snapshot(), dict(os.environ)
+    found = measure()
+    assert snapshot() == before
+    assert dict(os.environ) == environment
+    assert json.loads((ARTIFACTS / "premium.json").read_text()) == found
+    assert {task: (one["metric"], one["folds"]) for task, one in found.items()} == {
+        "clip": ("top1", 1), "frame": ("acc", 1),
+    }  # fmt: skip
+    for task, level, score in (("clip", "video", "top1"), ("frame", "frame", "acc")):
+        for side, folder in (("grouped", ARTIFACTS), ("random", ARTIFACTS / "premium")):
+            metrics = json.loads((folder / f"evaluations/{task}-rgb-fold1-seed0/metrics.json").read_text())
+            own = metrics["test"][level]
+            expected = {"score": own[score], "low": own[f"{score}_low"], "high": own[f"{score}_high"]}
+            assert found[task][side] == pytest.approx(expected, abs=1e-12)
+        premium = found[task]["random"]["score"] - found[task]["grouped"]["score"]
+        assert found[task]["premium"] == pytest.approx(premium, abs=1e-12)
+    assert "audit: leakage premium of toy: random split " in capsys.readouterr().out
+    # What is left: the split, which has the sizes of the real one, its leaks, and the evaluations.
+    assert {path.name for path in (ARTIFACTS / "premium").iterdir()} == {
+        "evaluations", "leaks.json", "made_from.txt", "splits.csv",
+    }  # fmt: skip
+    real, random = (folds_of(read_splits(f / "splits.csv"))[1] for f in (ARTIFACTS, ARTIFACTS / "premium"))
+    labels = {video.video_id: video.label for video in read_videos(ARTIFACTS / "videos.csv")}
+    assert sorted((s, labels[v]) for v, s in real.items()) == sorted((s, labels[v]) for v, s in random.items())
+    leaks = json.loads((ARTIFACTS / "premium/leaks.json").read_text())
+    assert leaks["allowed"] is True
+    assert {leak["kind"] for leak in leaks["leaks"]} == {"group"}
+    tested = pd.read_csv(ARTIFACTS / f"premium/evaluations/{NAMES[0]}/predictions.csv")["video_id"]
+    assert set(tested) == {v for v, side in random.items() if side == "test" and labels[v]}
+
+    def refuse(*arguments):
+        raise AssertionError("nothing is left to train")
+
+    monkeypatch.setattr(stage, "train_one", refuse)
+    assert measure() == found
+    monkeypatch.undo()
+    monkeypatch.chdir(toy)
+    shutil.rmtree(ARTIFACTS / "premium")
+    assert measure() == found  # from the start, to the same numbers
+
+
+def test_a_measurement_that_was_cut_off_goes_on(toy, monkeypatch):
+    train, trained = stage.train_one, []
+
+    def cut(options, world):
+        if trained:
+            raise KeyboardInterrupt
+        train(options, world)
+        trained.append(options.training)
+
+    monkeypatch.setattr(stage, "train_one", cut)
+    with pytest.raises(KeyboardInterrupt):
+        measure()
+    assert os.environ["MLFLOW_TRACKING_URI"] == "off"
+    assert not (ARTIFACTS / "premium.json").exists()
+    monkeypatch.setattr(
+        stage, "train_one", lambda options, world: [trained.append(options.training), train(options, world)]
+    )
+    measure()
+    assert trained == list(NAMES)
+    model = ARTIFACTS / f"trainings/{NAMES[0]}/model/model.safetensors"
+    model.write_bytes((ARTIFACTS / f"trainings/{NAMES[1]}/model/model.safetensors").read_bytes())  # another model
+    measure()
+    assert trained == [*NAMES, *NAMES]
+
+
+def test_a_cnn_of_the_fold_is_made_anew_for_the_random_fold(toy, capsys):
+    config = Path("configs/toy.yaml")
+    text = config.read_text().replace("finetune: null", "finetune: {epochs: 1, frames_per_video: 2}")
+    config.write_text("\n".join(line for line in text.splitlines() if not line.startswith("  frame:")) + "\n")
+    for name in ("finetune", "extract", "train --task clip", "evaluate --task clip"):
+        run_stage(*name.split())
+    capsys.readouterr()
+    before = snapshot()
+    found = measure()
+    assert list(found) == ["clip"]
+    printed = capsys.readouterr().out
+    assert "finetune: squeezenet1_1" in printed
+    assert "extract: 60 of 60 videos extracted" in printed
+    assert snapshot() == before
+    assert not (ARTIFACTS / "premium/backbone").exists()
+
+
+def test_what_must_be_there_first(toy):
+    predictions = ARTIFACTS / f"evaluations/{NAMES[1]}/predictions.csv"
+    text = predictions.read_text()
+    predictions.write_text(text.replace("long/g00.mp4", "long/g19.mp4"))
+    with pytest.raises(DataError, match=r"predictions\.csv: 'long/g19\.mp4' is no test video of fold 1"):
+        measure()
+    predictions.unlink()
+    with pytest.raises(DataError, match=rf"{NAMES[1]}/predictions\.csv: no such file"):
+        measure()
+    predictions.write_text(text)
+    assert not (ARTIFACTS / "premium").exists()
+    videos = ARTIFACTS / "videos.csv"
+    lines = videos.read_text().splitlines()
+    ungrouped = [f"{line.rpartition(',')[0]},{n}" for n, line in enumerate(lines[1:])]
+    videos.write_text("\n".join([lines[0], *ungrouped]) + "\n")
+    with pytest.raises(DataError, match=r"splits\.csv: a random split divides no group, so there is no premium"):
+        measure()
