@@ -24,9 +24,16 @@ COMMANDS = {
         "pipeline.inference.extract",
         "one feature vector per frame of files and folders; with --config a stage",
     ),
+    "probe": (
+        "pipeline.inference.probe",
+        "change backgrounds, order and light of videos: does the answer change? with --config a stage",
+    ),
     "store": ("pipeline.inference.store", "verify stored frames and features; prune what no video needs"),
     "doctor": ("pipeline.inference.doctor", "versions, codecs, GPU, weights and tracking of this installation"),
-    "synthesize": ("pipeline.stages.synthesize", "draw the demo data set, or recordings as ready-made features"),
+    "synthesize": (
+        "pipeline.stages.synthesize",
+        "draw the demo data set, with a shortcut if asked for, or recordings as features",
+    ),
     "select": ("pipeline.stages.select", "choose the experiments that `dvc repro` builds"),
     "results": ("pipeline.stages.results", "print the scores of an experiment"),
     "index": ("pipeline.stages.index", "stage: media folder and card to tables of videos, segments and splits"),

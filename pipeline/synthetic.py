@@ -5,6 +5,9 @@ shake, light, noise, frame times, and, because every frame is coded by itself at
 too. So no frame and no set of frames tells the two apart; only their order does. People, places, sizes, speeds and
 frame rates are drawn without looking at the class.
 
+With `tied` the place follows from the class, so that one frame does tell: the same people and movements, and a shortcut
+to be found.
+
 The only module beside `pipeline.video` that imports av: it encodes.
 """
 
@@ -30,7 +33,7 @@ from pipeline.errors import DataError
 from pipeline.files import TEMPORARY_SUFFIX, replacing, write_table, write_text
 from pipeline.synthetic_pose import draw_person
 from pipeline.synthetic_scene import SCENES
-from pipeline.synthetic_video import CLASSES, draw_video, generator, plan_clip, plan_recording
+from pipeline.synthetic_video import CLASSES, Place, draw_video, generator, plan_clip, plan_recording
 
 Image = npt.NDArray[np.uint8]
 
@@ -183,6 +186,7 @@ def draw_dataset(
     num_people: int = 40,
     clips_per_class: int = 2,
     recordings_per_person: int = 2,
+    tied: bool = False,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -194,6 +198,8 @@ def draw_dataset(
     `dataset.json`.
     Equal seed and counts give equal bytes, whatever the number of workers. An interrupted run goes on where it stopped.
 
+    tied: every class has a place of its own, the same for all people; everything else is drawn as without. A recording
+        shows many classes, so there are none: give 0 of them.
     workers: processes that draw; None: one per usable core; 1: none beside this one. More than one are started afresh
         ("spawn"), so a script that calls this needs the usual `if __name__ == "__main__":`.
     progress: called with (videos done, videos in all) after every video.
@@ -202,33 +208,35 @@ def draw_dataset(
     process dies.
     """
     workers = workers if workers is not None else _usable_cores()
-    counts_fit = 1 <= num_people <= 999 and 1 <= clips_per_class <= 26 and 1 <= recordings_per_person <= 26
+    counts_fit = 1 <= num_people <= 999 and 1 <= clips_per_class <= 26
+    counts_fit &= recordings_per_person == 0 if tied else 1 <= recordings_per_person <= 26
     if not (counts_fit and seed >= 0 and workers >= 1):
         raise DataError(
             f"demo data set of seed {seed}, {num_people} people, {clips_per_class} clips per class, "
             f"{recordings_per_person} recordings each, {workers} workers; expected a seed of 0 or more, "
-            "1 to 999 people, 1 to 26 clips and recordings, at least 1 worker"
+            f"1 to 999 people, 1 to 26 clips, {'no recordings' if tied else '1 to 26 recordings'}, at least 1 worker"
         )
     identity = {
         "generator_version": GENERATOR_VERSION,
         "seed": seed,
         "num_people": num_people,
         "clips_per_class": clips_per_class,
-        "recordings_per_person": recordings_per_person,
+        "recordings_per_person": recordings_per_person,  # 0 exactly where backgrounds are tied
     }
     names = _video_names(num_people, clips_per_class, recordings_per_person)
-    files = (*names, "videos.csv", "segments.csv")
+    files = (*names, "videos.csv", *([] if tied else ["segments.csv"]))
     if _holds(folder / COMMIT_FILE, identity) and all((folder / name).is_file() for name in files):
         return folder
     _prepare(folder, identity, names)
     missing = [name for name in names if not (folder / name).is_file()]
     done = len(names) - len(missing)
-    for _ in _drawn(folder, seed, missing, workers):
+    for _ in _drawn(folder, seed, missing, workers, tied):
         done += 1
         if progress is not None:
             progress(done, len(names))
     write_table(folder / "videos.csv", ("path", "label", "person"), ((name, *names[name]) for name in names))
-    write_table(folder / "segments.csv", ("path", "start_seconds", "end_seconds", "label"), _segments(names, seed))
+    if not tied:
+        write_table(folder / "segments.csv", ("path", "start_seconds", "end_seconds", "label"), _segments(names, seed))
     total = hashlib.sha256()
     for name in files:
         total.update(hashlib.sha256((folder / name).read_bytes()).digest())
@@ -293,16 +301,16 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _drawn(folder: Path, seed: int, names: list[str], workers: int) -> Iterator[str]:
+def _drawn(folder: Path, seed: int, names: list[str], workers: int, tied: bool) -> Iterator[str]:
     if workers == 1 or len(names) <= 1:
         for name in names:
-            yield _draw_file(folder, seed, name)
+            yield _draw_file(folder, seed, name, tied)
         return
     # spawn: a forked copy of a process that holds threads (torch, av) can hang.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(names)), context, initializer=_start_worker)
     try:
-        for job in as_completed([pool.submit(_draw_file, folder, seed, name) for name in names]):
+        for job in as_completed([pool.submit(_draw_file, folder, seed, name, tied) for name in names]):
             yield job.result()
     except BrokenProcessPool as error:
         raise DataError(
@@ -325,12 +333,17 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _draw_file(folder: Path, seed: int, name: str) -> str:
+def _place_of(label: str, seed: int) -> Place:
+    """The place of a class in a tied data set. The two classes of a pair have different kinds of place."""
+    return Place(tuple(SCENES)[CLASSES.index(label) % len(SCENES)], seed, f"place of {label}")
+
+
+def _draw_file(folder: Path, seed: int, name: str, tied: bool) -> str:
     path = folder / name
     rng = generator(seed, name)
     person = draw_person(generator(seed, path.stem.split("_")[0]), tuple(SCENES))
     plan = plan_clip(path.parent.name, rng) if name.startswith("clips/") else plan_recording(rng)
-    video = draw_video(plan, person, rng)
+    video = draw_video(plan, person, rng, _place_of(path.parent.name, seed) if tied else None)
     with replacing(path) as temporary:
         write_video(
             temporary,

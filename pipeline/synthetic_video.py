@@ -96,6 +96,15 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Place:
+    """A scene that looks the same in every video: its kind (of SCENES), and what its choices are drawn from."""
+
+    kind: str
+    seed: int
+    name: str
+
+
+@dataclass(frozen=True)
 class Video:
     """A drawn video: upright frames `(H, W, 3) uint8` RGB in the order they are shown, and how to store them."""
 
@@ -188,8 +197,11 @@ def _waves(rng: np.random.Generator, low: float, high: float, count: int) -> Cal
     return curve
 
 
-def draw_video(plan: Plan, person: Person, rng: np.random.Generator) -> Video:
-    """Draws a planned video of a person; place, light, noise and camera come from the generator."""
+def draw_video(plan: Plan, person: Person, rng: np.random.Generator, place: Place | None = None) -> Video:
+    """Draws a planned video of a person; place, light, noise and camera come from the generator.
+
+    place: a place to film in, instead of the one drawn; nothing else of the video changes with it.
+    """
     width, height, s = plan.width, plan.height, SUPERSAMPLING
     short = min(width, height)
     scale = s * short * person.height * rng.uniform(0.95, 1.04)
@@ -201,6 +213,8 @@ def draw_video(plan: Plan, person: Person, rng: np.random.Generator) -> Video:
     margin = SHAKE_MARGIN
     floor_y = round(feet - s * short * rng.uniform(0.09, 0.13)) + margin
     scene = draw_scene(kind, s * width + 2 * margin, s * height + 2 * margin, floor_y, rng)
+    if place is not None:  # after the one that is not shown, so that the generator goes on from the same state
+        scene = draw_scene(place.kind, scene.shape[1], scene.shape[0], floor_y, generator(place.seed, place.name))
     wood = tuple(int(value) for value in rng.integers((150, 96, 60), (206, 150, 120)))
     stool_canvas = Canvas(scene, complex(margin + s * width / 2 + aside, margin + feet), scale, facing)
     draw_stool(stool_canvas, (wood[0], wood[1], wood[2]))

@@ -6,6 +6,7 @@ mirrored: the ten crops that LRCN is tested on (Donahue et al. 2015; Krizhevsky 
 
 import numpy as np
 
+from pipeline.video.changes import Picture
 from pipeline.video.flow import FlowFrame, mirror
 from pipeline.video.i420 import I420, i420_to_rgb, planes
 from pipeline.video.reader import Frame
@@ -25,10 +26,12 @@ def center_crop(images: np.ndarray, crop: int) -> np.ndarray:
     return _square(images, crop, 0)
 
 
-def crop_of_frame(frame: Frame | FlowFrame, crop: int, number: int, out: np.ndarray) -> None:
+def crop_of_frame(frame: Frame | Picture | FlowFrame, crop: int, number: int, out: np.ndarray) -> None:
     """Write crop `number` (0 to 9) of a frame, RGB or flow, into `out` (crop, crop, 3) uint8."""
     if isinstance(frame, FlowFrame):
         out[...] = _square(frame.image, crop, number % NUM_PLACES)
+    elif isinstance(frame, Picture):
+        out[...] = _square(frame.rgb, crop, number % NUM_PLACES)
     else:
         crop_to_rgb(frame.i420, crop, out, number % NUM_PLACES)
     if number >= NUM_PLACES:

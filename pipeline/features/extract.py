@@ -20,6 +20,7 @@ from pipeline.features.crop import crop_of_frame
 from pipeline.features.frozen import FrozenBackbone, compute_context
 from pipeline.features.store import VideoFeatures
 from pipeline.threads import SIGNAL_SECONDS
+from pipeline.video.changes import Picture
 from pipeline.video.flow import NO_FLOW, FlowFrame, flow_frames
 from pipeline.video.reader import Frame
 
@@ -73,12 +74,15 @@ class Extractor:
         self.network = FrozenBackbone(backbone, crop)
 
     def run(
-        self, videos: Iterable[tuple[K, Iterable[Frame]]], progress: Callable[[int], None] = lambda num_frames: None
+        self,
+        videos: Iterable[tuple[K, Iterable[Frame | Picture]]],
+        progress: Callable[[int], None] = lambda num_frames: None,
     ) -> Generator[tuple[K, VideoFeatures | Exception], None, None]:
         """Features of every video, or the error that it ended in, in the order of `videos`.
 
-        The frames are those of the view; flow is computed from them here, so the first picture's timesteps get no
-        features, and a video of one picture ends in RejectedVideo. Values are (T, D), or (T, 10, D) of ten crops.
+        The frames are those of the view; flow is computed from them here (not from changed pictures), so the first
+        picture's timesteps get no features, and a video of one picture ends in RejectedVideo. Values are (T, D), or
+        (T, 10, D) of ten crops.
 
         Both `videos` and its frames are iterated in worker threads, so opening a file belongs into the frames'
         iterator: an error there costs this video only. An error of `videos` itself, or of the device, ends the run.
@@ -156,7 +160,7 @@ class _Batch:
     num_rows: int = 0
     num_frames: int = 0  # whose first crop is here
 
-    def add(self, video: _Video[Any], frame: Frame | FlowFrame, crop: int, number: int) -> None:
+    def add(self, video: _Video[Any], frame: Frame | Picture | FlowFrame, crop: int, number: int) -> None:
         crop_of_frame(frame, crop, number, self.pixels[self.num_rows].numpy())
         self.num_rows += 1
         self.num_frames += number == 0
@@ -175,10 +179,13 @@ class _Run(Generic[K]):
     """
 
     def __init__(
-        self, extractor: Extractor, videos: Iterable[tuple[K, Iterable[Frame]]], progress: Callable[[int], None]
+        self,
+        extractor: Extractor,
+        videos: Iterable[tuple[K, Iterable[Frame | Picture]]],
+        progress: Callable[[int], None],
     ) -> None:
         self._extractor = extractor
-        self._videos: Iterator[tuple[int, tuple[K, Iterable[Frame]]]] = enumerate(videos)
+        self._videos: Iterator[tuple[int, tuple[K, Iterable[Frame | Picture]]]] = enumerate(videos)
         self._progress = progress
         self._lock = threading.Lock()  # over all videos' state
         self._taking = threading.Lock()
@@ -270,7 +277,7 @@ class _Run(Generic[K]):
                     self._full.put(None)
 
     def _read(
-        self, video: _Video[K], frames: Iterable[Frame], batch: _Batch | None
+        self, video: _Video[K], frames: Iterable[Frame | Picture], batch: _Batch | None
     ) -> tuple[_Batch | None, Exception | None]:
         """Fill batches with a video's frames; returns the batch that has room left, and the error that it ended in."""
         try:
@@ -291,10 +298,10 @@ class _Run(Generic[K]):
             return batch, error
         return batch, None
 
-    def _wanted(self, video: _Video[K], frames: Iterable[Frame]) -> Iterable[Frame | FlowFrame]:
+    def _wanted(self, video: _Video[K], frames: Iterable[Frame | Picture]) -> Iterable[Frame | Picture | FlowFrame]:
         """The frames that the backbone sees, those read being counted."""
 
-        def counted() -> Iterator[Frame]:
+        def counted() -> Iterator[Any]:
             for frame in frames:
                 video.num_frames += 1
                 yield frame

@@ -88,6 +88,10 @@ class Layout:
         """Folder of the scores of one training, or of the fusion of two."""
         return self.root / "evaluations" / name
 
+    def probe(self, name: str) -> Path:
+        """Folder of what the bias probe found of one training."""
+        return self.root / "probes" / name
+
 
 @dataclass(frozen=True)
 class StageOptions:

@@ -22,13 +22,13 @@ HEADER = "# Written by `lrcn select {names}`: what `dvc repro` builds, a row for
 
 
 def stage_rows(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Rows of the kinds of stages in dvc.yaml: per experiment, per CNN, per training, per fusion of two trainings.
+    """Rows of the kinds of stages in dvc.yaml: per experiment, CNN, training, probe of a training, fusion of two.
 
     prefix: where the stream's settings stand in the experiment's file, "" or `flow.`. method: the parameter that says
     how flow is computed; RGB has none and names one that its stages depend on anyway.
     """
     rows: dict[str, dict[str, dict[str, Any]]] = {
-        "experiments": {}, "representations": {}, "trainings": {}, "fusions": {},
+        "experiments": {}, "representations": {}, "trainings": {}, "probes": {}, "fusions": {},
     }  # fmt: skip
     for name, experiment in experiments.items():
         both = {"experiment": name, "dataset": experiment.dataset}
@@ -44,7 +44,10 @@ def stage_rows(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, dic
             rows["representations"].setdefault(f"{name}-{own['representation']}", {**both, **own, "method": method})
             for task, seed in itertools.product(experiment.stream(stream).tasks, experiment.seeds):
                 training = training_name(task, stream, fold, seed)
-                rows["trainings"][f"{name}-{training}"] = {**both, "name": training, "task": task, **own, "seed": seed}
+                row = {**both, "name": training, "task": task, **own, "seed": seed}
+                rows["trainings"][f"{name}-{training}"] = row
+                if experiment.probe is not None and stream == "rgb" and seed == experiment.seed:
+                    rows["probes"][f"{name}-{training}"] = dict(row)  # a second copy: YAML would refer to the first
         for task, fold, seed in itertools.product(experiment.fused_tasks, experiment.folds, experiment.seeds):
             fused, rgb, flow = (training_name(task, stream, fold, seed) for stream in ("fused", "rgb", "flow"))
             of = {"name": fused, "rgb": rgb, "flow": flow, "task": task, "fold": fold, "seed": seed}

@@ -13,7 +13,8 @@ from pipeline.data.tables import Video
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_CLASSES = {
-    "50salads": 19, "breakfast": 48, "demo": 8, "fight": 2, "gtea": 10, "hmdb51": 51, "recordings": 5, "ucf101": 101,
+    "50salads": 19, "breakfast": 48, "demo": 8, "demo_tied": 8, "fight": 2, "gtea": 10, "hmdb51": 51, "recordings": 5,
+    "ucf101": 101,
 }  # fmt: skip
 FIGHT = ROOT.parent / "shared" / "data" / "fight"
 
@@ -61,6 +62,13 @@ def test_everybody_of_the_demo_is_tested_once():
         assert (len(fold.test), len(fold.validation)) == (10, 5)
         assert not set(fold.test) & set(fold.validation)
         assert set(fold.validation) <= set(people)
+
+
+def test_the_tied_demo_is_divided_as_the_demo():
+    demo, tied = dataset("demo"), dataset("demo_tied")
+    assert (tied.classes, tied.card.splits, tied.card.groups) == (demo.classes, demo.card.splits, demo.card.groups)
+    assert tied.card.opposites == demo.card.opposites
+    assert (tied.card.segments, tied.card.background) == (None, None)
 
 
 def test_every_class_of_the_demo_has_its_opposite():

@@ -61,7 +61,8 @@ def other_files(stage: str) -> set[str]:
 
 
 def test_the_stages_are_there():
-    assert list(STAGES) == ["index", "decode", "audit", "finetune", "extract", "train", "evaluate", "fuse", "report"]
+    names = ["index", "decode", "audit", "finetune", "extract", "train", "evaluate", "probe", "fuse", "report"]
+    assert list(STAGES) == names
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -160,11 +161,19 @@ def test_the_rows_of_two_streams_and_two_seeds():
         "experiment": "demo", "dataset": "demo", "name": "clip-flow-fold2-seed1", "task": "clip", "stream": "flow",
         "fold": 2, "representation": "flow-shared", "prefix": "flow.", "seed": 1,
     }  # fmt: skip
+    first = [f"fold{fold}-seed0" for fold in (1, 2)]
+    assert sorted(rows["probes"]) == sorted(f"demo-{task}-rgb-{end}" for task in ("clip", "frame") for end in first)
+    assert rows["probes"].items() <= rows["trainings"].items()
     assert sorted(rows["fusions"]) == [f"demo-clip-fused-{end}" for end in ends]
     assert rows["fusions"]["demo-clip-fused-fold2-seed1"] == {
         "experiment": "demo", "dataset": "demo", "name": "clip-fused-fold2-seed1", "rgb": "clip-rgb-fold2-seed1",
         "flow": "clip-flow-fold2-seed1", "task": "clip", "fold": 2, "seed": 1,
     }  # fmt: skip
+
+
+def test_an_experiment_without_a_probe_has_no_row_of_it():
+    values = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
+    assert stage_rows({"demo": parse({**values, "probe": None}, Experiment, "demo")})["probes"] == {}
 
 
 def test_one_more_seed_changes_no_row_that_was_there():
@@ -174,6 +183,7 @@ def test_one_more_seed_changes_no_row_that_was_there():
     )
     for kind, rows in before.items():
         assert rows.items() <= after[kind].items()
+    assert after["probes"] == before["probes"]
     assert len(after["trainings"]) == len(before["trainings"]) * 3 // 2
     reads = {stage: str(STAGES[stage]["do"]["params"]) for stage in STAGES}
     assert not [stage for stage, params in reads.items() if "num_seeds" in params]
@@ -204,8 +214,8 @@ def test_select_names_what_a_valid_file_leaves_out_and_dvc_asks_for(
         select.main(["whole", "brief"])
     assert str(error.value) == (
         "dvc.yaml names parameters that a configuration leaves to their defaults, which DVC does not know: "
-        'configs/brief.yaml: add evaluate: {"bootstrap_samples": 1000, "precision": 0.9, '
-        '"false_alarms_per_hour": 1.0}, finetune: null, flow.method: "dis", view.crops: 1'
+        'configs/brief.yaml: add evaluate: {"bootstrap_samples": 1000, "precision": 0.9, "false_alarms_per_hour": '
+        '1.0}, evaluate.bootstrap_samples: 1000, finetune: null, flow.method: "dis", view.crops: 1'
     )
     assert Path(EXPERIMENTS).read_text() == rows
     del values["flow"]  # then its method is asked for no more
