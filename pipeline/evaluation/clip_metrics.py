@@ -129,10 +129,14 @@ def reliability(probs: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list
     Row: low, high (edges of the bin), count, mean_confidence, accuracy; the last two nan in an empty bin.
     Arguments and errors as for `clip_metrics`; ValueError when bins < 1.
     """
+    probs, labels = _checked(probs, labels)
+    return reliability_of(probs.max(axis=1), probs.argmax(axis=1) == labels, bins)
+
+
+def reliability_of(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> list[dict[str, float]]:
+    """The same from `(N,)` float confidences of the answers, and `(N,)` bool whether each is right."""
     if bins < 1:
         raise ValueError(f"bins is {bins}; expected 1 or more")
-    probs, labels = _checked(probs, labels)
-    confidence, right = probs.max(axis=1), probs.argmax(axis=1) == labels
     edges = np.arange(bins + 1) / bins
     # The clip takes a confidence of 1 plus rounding into the last bin.
     bin_of_video = np.searchsorted(edges[1:], confidence, side="left").clip(max=bins - 1)
