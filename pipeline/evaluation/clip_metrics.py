@@ -130,11 +130,11 @@ def reliability(probs: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list
     Arguments and errors as for `clip_metrics`; ValueError when bins < 1.
     """
     probs, labels = _checked(probs, labels)
-    return reliability_of(probs.max(axis=1), probs.argmax(axis=1) == labels, bins)
+    return reliability_bins(probs.max(axis=1), probs.argmax(axis=1) == labels, bins)
 
 
-def reliability_of(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> list[dict[str, float]]:
-    """The same from `(N,)` float confidences of the answers, and `(N,)` bool whether each is right."""
+def reliability_bins(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> list[dict[str, float]]:
+    """The rows of `reliability` from the confidence of each answer, (N,) float, and whether it is right, (N,) bool."""
     if bins < 1:
         raise ValueError(f"bins is {bins}; expected 1 or more")
     edges = np.arange(bins + 1) / bins

@@ -16,8 +16,12 @@ def leaks_table(leaks: Source) -> Table:
     """The first leaks, with a video of each side; leaks: `leaks.json`."""
     rows = []
     for place, leak in enumerate((leaks.at("leaks") or [])[:MAX_LEAKS_SHOWN]):
-        sides = [f"{side}: {names[0]}{' …' if len(names) > 1 else ''}" for side, names in leak["sides"].items()]
-        rows.append([LEAK_KINDS.get(leak["kind"], leak["kind"]), leaks.whole("leaks", place, "fold"), "; ".join(sides)])
+        sides = [
+            Markup("{}: <code>{}</code>{}").format(side, names[0], " …" if len(names) > 1 else "")
+            for side, names in leak["sides"].items()
+        ]
+        what = LEAK_KINDS.get(leak["kind"], leak["kind"])
+        rows.append([what, leaks.whole("leaks", place, "fold"), Markup("; ").join(sides)])
     return Table(["what", "fold", "where"], rows)
 
 
@@ -53,15 +57,18 @@ def calibration_table(trainings: Sequence[Training], pooled: Source) -> Table | 
     return Table([*heads, f"precision reached [95{PERCENT}]", "share answered"], rows) if rows else None
 
 
-def detection_table(trainings: Sequence[Training]) -> Table | None:
+def detection_table(trainings: Sequence[Training], pooled: Source) -> Table | None:
     """Recall of each alarm-like class at the allowed rate of false alarms; None where the card names none."""
-    rows = []
-    for training in trainings:
-        for name in training.own.at("detection") or {}:
-            own = training.own.under("detection", name)
+    shown = [(training.name, training.own.under("detection")) for training in trainings]
+    if len(trainings) > 1:
+        shown.append(("all folds together", pooled.under("detection")))
+    rows: list[list[str | Markup]] = []
+    for training, found in shown:
+        for name in found.values:
+            own = found.under(name)
             rows.append(
                 [
-                    training.name,
+                    training,
                     name,
                     own.whole("num_events"),
                     own.number("hours_without"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.evaluation.clip_metrics import reliability_of
+from pipeline.evaluation.clip_metrics import reliability_bins
 from pipeline.reporting.scorefigures import (
     calibration_figure,
     confusion_figure,
@@ -42,22 +42,22 @@ def evaluation_figures(
     is (K, K) counts with the truth in rows. background: the frame task's class for "none of the actions".
     """
     classes = [str(value) for value in per_class["class"]]
-    told = metrics.get("calibration", {})
     known = predictions[predictions["label"].fillna("") != ""]
     right = (known["label"] == known["predicted"]).to_numpy()
     score = pd.to_numeric(known["score"]).to_numpy()
+    sure = (pd.to_numeric(known["sure"]) == 1).to_numpy() if "sure" in known else np.zeros(len(known), bool)
     before = None
     if "uncalibrated" in known:
-        before = reliability_of(pd.to_numeric(known["uncalibrated"]).to_numpy(), right)
+        before = reliability_bins(pd.to_numeric(known["uncalibrated"]).to_numpy(), right)
     svgs = {
         "ladder": to_svg(ladder_figure(metrics), f"{name}: the model and its controls"),
         "confusion": to_svg(confusion_figure(confusion, classes), f"{name}: confusion matrix"),
         "per_class": to_svg(per_class_figure(per_class), f"{name}: recall and precision of each class"),
         "calibration": to_svg(
-            calibration_figure(before, reliability_of(score, right)), f"{name}: confidence and accuracy"
+            calibration_figure(before, reliability_bins(score, right)), f"{name}: confidence and accuracy"
         ),
         "coverage": to_svg(
-            coverage_figure(score, right, told.get("wanted_precision"), told.get("threshold")),
+            coverage_figure(score, right, sure, metrics.get("calibration", {}).get("wanted_precision")),
             f"{name}: precision over the share of videos answered",
         ),
     }

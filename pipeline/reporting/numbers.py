@@ -122,8 +122,8 @@ class Table:
     def kind(self, column: int) -> str:
         """`text` of a column without numbers (behind the first, which always is text), else `numbers`."""
         cells = [row[column] for row in self.rows if len(row) > column]
-        plain = [cell for cell in cells if not isinstance(cell, Markup) and cell not in ("", MISSING)]
-        return "text" if plain and len(plain) == len(cells) else "numbers"
+        words = [cell for cell in cells if cell not in ("", MISSING) and not str(cell).startswith("<data")]
+        return "text" if words and len(words) == len(cells) else "numbers"
 
 
 def interval_text(value: float | None, low: float | None = None, high: float | None = None, sign: bool = False) -> str:

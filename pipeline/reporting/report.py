@@ -27,8 +27,9 @@ from pipeline.reporting.summary import (
     LEVELS,
     Mistake,
     Training,
-    headline_table,
+    folds_table,
     ladder_table,
+    measures_table,
     per_class_table,
     statement,
     streams_table,
@@ -143,7 +144,6 @@ def _task(heading: str, trainings: Sequence[Training], pooled: Source, data: Rep
     # One training alone is all there is; of several the figures of all folds, and what only a fold has from the first.
     alone = {name: svg for name, svg in shown[0].figures.items() if name in ("over_time", "detection")}
     figures = {**folds.figures, **alone} if several else shown[0].figures
-    headline = headline_table(trainings, pooled)
     return {
         "id": f"{first.task}-{first.stream}",
         "heading": heading,
@@ -152,12 +152,14 @@ def _task(heading: str, trainings: Sequence[Training], pooled: Source, data: Rep
         "interval": scores.interval(key, alone=True),
         "measure": measure,
         "leaks": any(any((part.at("leaks") or {}).values()) for part in (pooled, *(one.own for one in trainings))),
-        "headline": Table(headline.heads, headline.rows, heading, total=headline.total),
+        "measures": measures_table(first.task, pooled),
+        "folds": folds_table(trainings, pooled) if several else None,
+        "many_seeds": len(shown) < len(trainings),
         "figures": {name: Markup(svg) for name, svg in figures.items()},  # matplotlib escapes the texts it draws
         "ladder": ladder_table(first.task, pooled),
         "per_class": per_class_table(f"tables/{first.task}-{first.stream}/per_class.csv", folds.per_class),
         "calibration": calibration_table(trainings, pooled),
-        "detection": detection_table(trainings),
+        "detection": detection_table(trainings, pooled),
         "head": HEADS.get("frame" if first.task == "frame" else first.head, ""),
         "frame": first.task == "frame",
         "fused": first.stream == "fused",

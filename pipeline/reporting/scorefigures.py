@@ -22,8 +22,9 @@ MAX_POINTS = 1000
 
 def ladder_figure(metrics: Mapping[str, Any]) -> Figure:
     """The model and its controls with their intervals, from a `metrics.json` of either task."""
-    ((level, scores),) = metrics["test"].items()
-    key, title = ("top1", "top-1 accuracy on the test videos") if level == "video" else ("acc", "frame accuracy")
+    is_clip = "video" in metrics["test"]
+    scores = metrics["test"]["video" if is_clip else "frame"]
+    key, title = ("top1", "top-1 accuracy on the test videos") if is_clip else ("acc", "frame accuracy")
     rows: list[tuple[str, Any, Any, Any, Any, str]] = [
         ("the model", scores[key], scores.get(f"{key}_low"), scores.get(f"{key}_high"), None, BLUE)
     ]
@@ -161,13 +162,12 @@ def calibration_figure(before: Sequence[Mapping[str, float]] | None, after: Sequ
     return figure
 
 
-def coverage_figure(
-    score: np.ndarray, right: np.ndarray, wanted: float | None = None, threshold: float | None = None
-) -> Figure:
+def coverage_figure(score: np.ndarray, right: np.ndarray, sure: np.ndarray, wanted: float | None = None) -> Figure:
     """Precision of the answers given against the share of videos answered, the surest answers first.
 
-    score, right: (N,) confidence, and whether the answer is right. wanted: the precision asked for, a dashed line.
-    threshold: the confidence below which the model says "unsure"; a ring marks what it gives here.
+    score, right: (N,) confidence, and whether the answer is right. sure: (N,) whether the model gives the answer, and
+    does not say "unsure"; a ring marks the precision and the share of those. wanted: the precision asked for, a dashed
+    line.
     """
     order = np.argsort(-score, kind="stable")
     given = np.arange(1, len(order) + 1)
@@ -180,11 +180,10 @@ def coverage_figure(
         axes.plot(given[last] / len(order), precision[last], color=BLUE, drawstyle="steps-post", linewidth=1.4)
         if defined(wanted):
             axes.axhline(float(wanted or 0), color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label="wanted")
-        answered = int((score >= threshold).sum()) if defined(threshold) and threshold is not None else 0
-        if answered:
+        if sure.any():
             axes.plot(
-                [answered / len(order)], [precision[answered - 1]], "o", color=ORANGE, markersize=8,
-                markerfacecolor="none", markeredgewidth=1.6, linestyle="none", label="at the threshold",
+                [sure.mean()], [right[sure].mean()], "o", color=ORANGE, markersize=8, markerfacecolor="none",
+                markeredgewidth=1.6, linestyle="none", label="at the threshold",
             )  # fmt: skip
         lowest = float(precision[last].min()) if len(precision) else 0.0
         axes.set(xlim=(0, 1.02), ylim=(min(0.9, lowest) - 0.05, 1.004), xlabel="share answered (coverage)")

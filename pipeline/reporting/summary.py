@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from pipeline.reporting.numbers import Source, Table
+from pipeline.reporting.numbers import MISSING, Source, Table
 from pipeline.reporting.words import CONTROLS, SIMPLER, STREAMS
 
 FEW_GROUPS = 20  # below it a bootstrap over groups gives intervals that are too narrow
@@ -91,8 +91,18 @@ def confident_mistakes(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
     return sorted_rows.drop_duplicates("video_id")[:count]
 
 
-def headline_table(trainings: Sequence[Training], pooled: Source) -> Table:
-    """Scores of one task and stream: each training, and of several their mean and all folds together.
+def measures_table(task: str, pooled: Source) -> Table:
+    """Every score of one task and stream, all folds together, with its interval."""
+    scores = pooled.under("test", LEVELS[task])
+    rows = [[head, scores.interval(key)] for head, key in COLUMNS[task] if scores.defined(key)]
+    if pooled.defined("test", "clip", "top1"):
+        clips = pooled.under("test", "clip")
+        rows.append([Markup("top-1 of {} single clips").format(clips.whole("num_clips")), clips.interval("top1")])
+    return Table(["measure", f"score [95{PERCENT}]"], rows)
+
+
+def folds_table(trainings: Sequence[Training], pooled: Source) -> Table:
+    """Scores of one task and stream: each training, their mean, and all folds together.
 
     pooled: the scores over all folds. The mean comes with the standard deviation between trainings.
     """
@@ -101,21 +111,19 @@ def headline_table(trainings: Sequence[Training], pooled: Source) -> Table:
     columns = [(head, key) for head, key in COLUMNS[task] if whole.defined(key)]
     keys = [key for _, key in columns]
     rows = [_row(training.name, training.scores, keys) for training in trainings]
-    if len(trainings) > 1:
-        spread = pooled.under("trainings")
-        means = [
-            Markup("{} ± {}").format(spread.number("mean", key), spread.number("deviation", key))
-            if spread.defined("deviation", key)
-            else "–"
-            for key in keys
-        ]
-        several = len({training.seed for training in trainings}) > 1
-        rows.append(["mean of the trainings" if several else "mean of the folds", "", "", *means])
-        together = "all folds together, mean of the seeds" if several else "all folds together"
-        rows.append(_row(together, whole, keys))
+    spread = pooled.under("trainings")
+    means = [
+        Markup("{} ± {}").format(spread.number("mean", key), spread.number("deviation", key))
+        if spread.defined("deviation", key)
+        else MISSING
+        for key in keys
+    ]
+    several = len({training.seed for training in trainings}) > 1
+    rows.append(["mean of the trainings" if several else "mean of the folds", "", "", *means])
+    rows.append(_row("all folds together" + (", mean of the seeds" if several else ""), whole, keys))
     first = f"{columns[0][0]} [95{PERCENT}]"
     heads = ["training", "test videos", "groups", first, *[head for head, _ in columns[1:]]]
-    return Table(heads, rows, total=len(rows) > 1)
+    return Table(heads, rows, total=True)
 
 
 def streams_table(task: str, pooled: Source) -> Table:
@@ -137,13 +145,26 @@ def streams_table(task: str, pooled: Source) -> Table:
 
 def ladder_table(task: str, scores: Source) -> Table:
     """The model and its controls, with intervals and paired differences; scores: a `metrics.json`."""
-    head, key = COLUMNS[task][0]
-    rows: list[list[str | Markup]] = [["the model", scores.interval("test", LEVELS[task], key), ""]]
-    for name in sorted(scores.at("controls") or {}, key=_place):
+    names = sorted(scores.at("controls") or {}, key=_place)
+    (head, key), *others = COLUMNS[task]
+    # A control's bounds of its first score bear no name, nor does the difference of it.
+    shown = [(head, key, "low", "high", "difference")]
+    shown += [
+        (head, key, f"{key}_low", f"{key}_high", f"difference_{key}")
+        for head, key in others
+        if any(scores.defined("controls", name, f"difference_{key}") for name in names)
+    ]
+    rows: list[list[str | Markup]] = [["the model"]]
+    for _, key, *_ in shown:
+        rows[0] += [scores.interval("test", LEVELS[task], key), ""]
+    for name in names:
         control = scores.under("controls", name)
-        gain = control.interval("difference", sign=True)
-        rows.append([CONTROLS.get(name, name.replace("_", " ")), control.interval(key, low="low", high="high"), gain])
-    return Table(["", f"{head} [95{PERCENT}]", f"model minus control [95{PERCENT}]"], rows)
+        cells: list[str | Markup] = [CONTROLS.get(name, name.replace("_", " "))]
+        for _, key, low, high, difference in shown:
+            cells += [control.interval(key, low=low, high=high), control.interval(difference, sign=True)]
+        rows.append(cells)
+    heads = [text for head, *_ in shown for text in (f"{head} [95{PERCENT}]", "model minus control")]
+    return Table(["", *heads], rows)
 
 
 def per_class_table(file: str, rows: Sequence[Mapping[str, str]]) -> Table:
@@ -157,7 +178,8 @@ def per_class_table(file: str, rows: Sequence[Mapping[str, str]]) -> Table:
         ]
         for place, row in enumerate(rows)
     ]
-    return Table([str(column).replace("_", " ") for column in rows[0]], cells, sortable=True)
+    heads = ["F1" if column == "f1" else str(column).replace("_", " ") for column in rows[0]]
+    return Table(heads, cells, sortable=True)
 
 
 def statement(trainings: Sequence[Training], pooled: Source, config: Source) -> Markup:

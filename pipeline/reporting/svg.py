@@ -90,8 +90,8 @@ def to_svg(figure: Figure, label: str = "") -> str:
     svg = svg.replace(INK, "currentColor").replace("'DejaVu Sans'", "inherit")
     name = label.encode("utf-8", "replace").decode().replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     lines = "stroke-linejoin: round; stroke-linecap: butt"
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{name}" style="{lines}"', 1)
-    return svg.replace(">", f">{ALONE}", 1)
+    svg = svg.replace(">", f">{ALONE}", 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{name}" style="{lines}"', 1)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ PACKAGES = ("lrcn-pipeline", "torch", "torchvision", "av", "numpy", "scikit-lear
 def data_facts(options: StageOptions, dataset: Dataset, audit: Source, config: Source) -> dict[str, str]:
     """Of the data set and of how the model looks at it, name to value."""
     files = audit.under("files")
+    card = Source(f"datasets/{options.experiment.dataset}/card.yaml", dataset.card.model_dump(mode="json"))
     decoded = Source("decoded.csv", read_text_table(options.layout.decoded).to_dict("records"))
     verdicts = [Markup("{} {}").format(decoded.count(status=word), word) for word in ("ok", "damaged", "rejected")]
     return {
@@ -33,11 +34,11 @@ def data_facts(options: StageOptions, dataset: Dataset, audit: Source, config: S
         ),
         "decoding": Markup(", ").join(verdicts),
         "groups": audit.whole("videos", "groups"),
-        "classes": ", ".join(dataset.classes),
+        "classes": Markup(", ").join(dataset.classes),
         "view": _view(options, config.under("view")),
         **_streams(options.experiment, config),
-        "licence": dataset.card.licence,
-        "source": dataset.card.source,
+        "licence": card.text("licence"),
+        "source": card.text("source"),
     }
 
 
@@ -106,9 +107,9 @@ def _backbone(settings: StreamSettings, config: Source) -> Markup:
     if backbone is None:
         return Markup("none: the features came ready-made")
     words: Sequence[Markup | str] = [
-        backbone.name,
-        *([f"layer {backbone.layer}"] if backbone.layer else []),
-        f"weights: {Path(backbone.weights).name}",
+        config.text("backbone", "name"),
+        *([Markup("layer {}").format(config.text("backbone", "layer"))] if backbone.layer else []),
+        Markup("weights: <code>{}</code>").format(Path(backbone.weights).name),
     ]
     tuned = []
     if finetune is not None:
