@@ -10,6 +10,7 @@ from pipeline.reporting.words import CHANGES
 
 LEAK_KINDS = {"group": "recordings", "content": "files of equal content", "pictures": "near-duplicate pictures"}
 MAX_LEAKS_SHOWN = 20
+TOGETHER = "all folds together"
 
 
 def leaks_table(leaks: Source) -> Table:
@@ -46,7 +47,7 @@ def calibration_table(trainings: Sequence[Training], pooled: Source) -> Table | 
     """Temperature, calibration errors, and whether the threshold keeps its promise on the test side; None without."""
     shown = [(training.name, training.own.under("calibration")) for training in trainings]
     if len(trainings) > 1:
-        shown.append(("all folds together", pooled.under("calibration")))
+        shown.append((TOGETHER, pooled.under("calibration")))
     rows: list[list[str | Markup]] = []
     for name, own in shown:
         if own.defined("ece_after"):
@@ -54,14 +55,15 @@ def calibration_table(trainings: Sequence[Training], pooled: Source) -> Table | 
             cells = [own.number(key) for key in ("temperature", "ece_before", "ece_after", "threshold")]
             rows.append([name, *cells, own.number("wanted_precision"), reached, own.number("coverage")])
     heads = ["training", "temperature", "ECE before", "ECE after", "threshold", "precision wanted"]
-    return Table([*heads, f"precision reached [95{PERCENT}]", "share answered"], rows) if rows else None
+    heads += [f"precision reached [95{PERCENT}]", "share answered"]
+    return Table(heads, rows, total=rows[-1][0] == TOGETHER) if rows else None
 
 
 def detection_table(trainings: Sequence[Training], pooled: Source) -> Table | None:
     """Recall of each alarm-like class at the allowed rate of false alarms; None where the card names none."""
     shown = [(training.name, training.own.under("detection")) for training in trainings]
     if len(trainings) > 1:
-        shown.append(("all folds together", pooled.under("detection")))
+        shown.append((TOGETHER, pooled.under("detection")))
     rows: list[list[str | Markup]] = []
     for training, found in shown:
         for name in found.values:

@@ -103,7 +103,8 @@ def render_report(data: ReportData) -> str:
         for stream in known:
             chosen = [training for training in own if training.stream == stream]
             title = heading if known == ["rgb"] else f"{heading}, {STREAMS[stream]}"
-            tasks.append(_task(title, chosen, metrics.under(task, stream), data))
+            shown = _task(title, chosen, metrics.under(task, stream), data)
+            tasks.append(shown | {"tabled": len(known) > 1 or shown["many_seeds"]})
             scores = metrics.under(task, stream, "test", LEVELS[task])
             if scores.defined("auc"):
                 aucs.append((f"{STREAMS[stream]}, {task} task", scores.interval("auc")))
@@ -177,6 +178,7 @@ def _part(training: Training) -> dict[str, Any]:
         "fused": training.stream == "fused",
         "figures": {name: Markup(svg) for name, svg in training.figures.items()},
         "ladder": ladder_table(training.task, training.own),
+        "measures": measures_table(training.task, training.own),
         "kept": _kept(Source(f"trainings/{training.name}/history.csv", training.history)),
     }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+ENTER = "press Enter"  # in the place of a script
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0",
@@ -42,7 +43,7 @@ def look_at(
     scripts: tuple[str, ...] = (),
     shoot: bool = False,
 ) -> Seen:
-    """Open a file in a window of this width, run scripts in it one after the other, and say what was seen."""
+    """Open a file in a window of this width, run scripts (or press ENTER) one after the other, say what was seen."""
     command = [str(find_chromium()), *OPTIONS, f"--user-data-dir={profile}", "about:blank"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as browser:
         try:
@@ -86,6 +87,11 @@ async def _drive(page: Path, profile: Path, width: int, dark: bool, scripts: tup
                     break
                 await asyncio.sleep(0.05)
             for script in scripts:
+                if script == ENTER:
+                    key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13}
+                    await call("Input.dispatchKeyEvent", type="keyDown", text="\r", **key)
+                    await call("Input.dispatchKeyEvent", type="keyUp", **key)
+                    continue
                 done = await call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
                 assert "exceptionDetails" not in done, done
                 seen.values.append(done["result"].get("value"))

@@ -440,7 +440,7 @@ def test_a_leak_stands_above_everything(leaks: dict[str, Any] | None, banner: st
     text = re.sub(r"\s+", " ", "".join(Page(render_report(report(training, files=files))).text))
     assert ("made with a leak" in text) == stamp
     if banner:
-        assert text.index(banner) < text.index("On videos that training has not seen")
+        assert text.index(banner) < text.index("The LSTM labels")
     else:
         assert "9 videos were compared: no group of recordings, no file and no near-duplicate" in text
 
