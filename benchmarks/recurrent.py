@@ -20,7 +20,8 @@ from pipeline.config import load_experiment
 from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
 from pipeline.models.recurrent import CELLS, HEADS, RecurrentClassifier
-from pipeline.reporting.figures import gradient_figure, to_svg
+from pipeline.reporting.svg import to_svg
+from pipeline.reporting.timefigures import gradient_figure
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.stages.samples import read_samples, task_classes
 from pipeline.stages.train import loop_settings, new_network

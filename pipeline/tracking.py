@@ -34,7 +34,6 @@ from pipeline.trackingstore import (
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 __all__ = ["Run", "ensure_database", "flatten", "tracking_uri"]
 
@@ -160,11 +159,6 @@ class Run:
 
         self._do(log)
 
-    def log_figure(self, figure: "Figure", file: str) -> None:
-        """A figure as .png (on white, since MLflow's page may be dark) or whatever matplotlib makes of the ending."""
-        look = {"facecolor": "white", "dpi": 150}
-        self._do(lambda client: client.log_figure(self.run_id, figure, file, save_kwargs=look))
-
     def log_text(self, text: str, file: str) -> None:
         """A text file."""
         self._do(lambda client: client.log_text(self.run_id, text, file))
@@ -176,6 +170,10 @@ class Run:
     def log_file(self, path: Path, folder: str = "") -> None:
         """A file as it is."""
         self._do(lambda client: client.log_artifact(self.run_id, str(path), folder or None))
+
+    def log_folder(self, path: Path, folder: str) -> None:
+        """The files of a folder as they are; figures are shown by MLflow's page as .svg."""
+        self._do(lambda client: client.log_artifacts(self.run_id, str(path), folder))
 
     def log_dataset(self, table: "pd.DataFrame", source: str, name: str, context: str) -> None:
         """The videos table a run used: its columns, size and a digest of all its rows (context: training, test ...)."""

@@ -156,6 +156,22 @@ def calibrated_answers(predictions: pd.DataFrame) -> CalibratedAnswers:
     )
 
 
+def between_trainings(scores: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
+    """`mean` and `deviation` (n - 1) of each score between trainings (folds and seeds), where all of them have it.
+
+    Papers state scores of published folds like this; it weighs a fold of few videos as one of many.
+    """
+    values = {
+        name: [float(one[name] or 0) for one in scores]
+        for name in scores[0]
+        if all(one.get(name) is not None for one in scores) and not name.startswith(("num_", "background"))
+    }
+    return {
+        "mean": {name: float(np.mean(own)) for name, own in values.items()},
+        "deviation": {name: float(np.std(own, ddof=1)) for name, own in values.items()},
+    }
+
+
 def class_probabilities(rows: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
     """The class columns of a predictions table, (N, K) float64, rows summing to 1."""
     probs = rows[list(classes)].to_numpy(dtype=np.float64)

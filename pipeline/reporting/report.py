@@ -2,46 +2,52 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from pipeline.errors import DataError
-from pipeline.reporting.figures import (
-    confusion_figure,
-    history_figure,
-    interval_text,
-    ladder_figure,
-    per_class_figure,
-    reliability_figure,
-    timeline_figure,
-    to_svg,
+from pipeline.reporting.checks import (
+    calibration_table,
+    detection_table,
+    importances_table,
+    leaks_table,
+    premium_table,
+    probe_by_class,
+    probe_table,
 )
+from pipeline.reporting.numbers import Source, Table
 from pipeline.reporting.summary import (
     COLUMNS,
     LEVELS,
     Mistake,
     Training,
-    confident_mistakes,
-    headline_table,
+    folds_table,
+    ladder_table,
+    measures_table,
+    per_class_table,
     statement,
     streams_table,
 )
-from pipeline.reporting.words import STREAMS
+from pipeline.reporting.words import HEADS, STREAMS
 
-__all__ = ["Mistake", "ReportData", "Training", "confident_mistakes", "render_report"]
-
-JPEG_QUALITY = 88
-MAX_FRAME_SIDE = 480  # pixels; a page of hundreds of frames stays a few megabytes
-MAX_TIMELINES = 6
+JPEG_QUALITY = 84
+MAX_FRAME_SIDE, MAX_SHEET_SIDE = 320, 1400  # pixels; a page of hundreds of frames stays a few megabytes
 TASKS = {"clip": "One label per video", "frame": "One label per frame"}
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """One task and stream over all folds: rows of `per_class.csv`, SVG text by figure name, the surest mistakes."""
+
+    per_class: Sequence[Mapping[str, str]]
+    figures: Mapping[str, str]
+    mistakes: Sequence[Mistake] = ()
 
 
 @dataclass(frozen=True)
@@ -49,28 +55,38 @@ class ReportData:
     """Everything the page shows, as plain values.
 
     title, experiment: what was done to which data set. trainings: at least one, all folds and seeds of each task and
-    stream; of several seeds the first is shown in figures. pooled: per task and stream (rgb, flow, fused) the scores
-    over all folds, in the form of metrics.json. facts: of the data set, name to value. samples:
-    captions and frames, (H, W, 3) uint8 RGB. notes: sentences a reader must see beside the scores (files rejected,
-    leaks of an official split, ...). provenance: name to value.
+    stream; of several seeds the first is shown in figures. metrics: `metrics.json`, by task and stream (rgb, flow,
+    fused). pooled: by task and stream too. config: the experiment's file. files: the contents of `audit.json` and,
+    where there are such, of `leaks.json`, `shortcut.json`, `premium.json`. probes: `probe.json` by its file's name,
+    sheets: the contact sheet beside it, (H, W, 3) uint8 RGB. facts: of the data set, name to value. samples: captions
+    and frames, (H, W, 3) uint8 RGB. provenance: name to value.
     """
 
     title: str
     experiment: str
     trainings: Sequence[Training]
-    pooled: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    pooled: Mapping[tuple[str, str], Pooled]
+    config: Source
     facts: Mapping[str, str]
     provenance: Mapping[str, str]
+    files: Mapping[str, Any] = field(default_factory=dict)
+    probes: Mapping[str, Any] = field(default_factory=dict)
+    sheets: Mapping[str, np.ndarray] = field(default_factory=dict)
     samples: Sequence[tuple[str, np.ndarray]] = ()
-    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.trainings:
             raise DataError(f"report of {self.experiment}: no training to show; run the stage `evaluate` first")
-        pooled = {f"{task} {stream}" for task, streams in self.pooled.items() for stream in streams}
-        missing = {f"{training.task} {training.stream}" for training in self.trainings} - pooled
+        scored = {(task, stream) for task, streams in self.metrics.items() for stream in streams}
+        missing = {(training.task, training.stream) for training in self.trainings} - (scored & set(self.pooled))
         if missing:
-            raise DataError(f"report of {self.experiment}: no pooled scores of {', '.join(sorted(missing))}")
+            names = ", ".join(sorted(" ".join(names) for names in missing))
+            raise DataError(f"report of {self.experiment}: no pooled scores of {names}; run the stage `report` anew")
+
+    def source(self, file: str) -> Source | None:
+        """One of the `files`, None where the experiment has it not."""
+        return Source(file, self.files[file]) if self.files.get(file) else None
 
 
 def render_report(data: ReportData) -> str:
@@ -79,145 +95,157 @@ def render_report(data: ReportData) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    trainings = [_clean(training) for training in data.trainings]
-    tasks, streams = [], []
+    metrics = Source("metrics.json", data.metrics)
+    tasks, streams, aucs = [], [], []
     for task, heading in TASKS.items():
-        own = [training for training in trainings if training.task == task]
+        own = [training for training in data.trainings if training.task == task]
         known = [stream for stream in STREAMS if any(training.stream == stream for training in own)]
         for stream in known:
             chosen = [training for training in own if training.stream == stream]
             title = heading if known == ["rgb"] else f"{heading}, {STREAMS[stream]}"
-            tasks.append(_task(title, chosen, data.pooled[task][stream]))
-        num_seeds = len({training.seed for training in own})
-        if len(known) > 1 or num_seeds > 1:
-            heads, rows = streams_table(task, data.pooled[task])
-            streams.append({"heading": heading, "heads": heads, "rows": rows, "num_seeds": num_seeds})
+            shown = _task(title, chosen, metrics.under(task, stream), data)
+            tasks.append(shown | {"tabled": len(known) > 1 or shown["many_seeds"]})
+            scores = metrics.under(task, stream, "test", LEVELS[task])
+            if scores.defined("auc"):
+                aucs.append((f"{STREAMS[stream]}, {task} task", scores.interval("auc")))
+        if len(known) > 1 or len({training.seed for training in own}) > 1:
+            table = streams_table(task, metrics.under(task))
+            streams.append(Table(table.heads, table.rows, _streams_caption(heading, own, data.config)))
+    files = {name: data.source(f"{name}.json") for name in ("leaks", "shortcut", "premium")}
+    leaks, shortcut, premium = files["leaks"], files["shortcut"], files["premium"]
+    audit = Source("audit.json", data.files.get("audit.json", {}))
     page = environment.get_template("report.html").render(
-        data=data, tasks=tasks, streams=streams, samples=[(caption, _image(frame)) for caption, frame in data.samples]
+        data=data,
+        tasks=tasks,
+        streams=streams,
+        audit=audit,
+        warnings=[audit.text("warnings", place) for place in range(len(audit.at("warnings") or []))],
+        leaks=leaks,
+        leaks_table=leaks and leaks_table(leaks),
+        shortcut=shortcut,
+        shortcut_score=shortcut and _shortcut_score(shortcut),
+        importances=shortcut and importances_table(shortcut),
+        model_auc=aucs,
+        premium=premium and premium_table(premium),
+        probes=[_probe(file, data) for file in data.probes],
+        samples=[(caption, _image(frame)) for caption, frame in data.samples],
     )
     # A file name that is no UTF-8 was read with surrogate escapes, which no page can hold.
-    return page.encode("utf-8", "replace").decode("utf-8")
+    return page.lstrip().encode("utf-8", "replace").decode("utf-8")
 
 
-def _task(heading: str, trainings: Sequence[Training], pooled: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template shows of one task."""
-    measure, key = COLUMNS[trainings[0].task][0]
-    scores = pooled["test"][LEVELS[trainings[0].task]]
-    share = interval_text(scores[key], scores.get(f"{key}_low"), scores.get(f"{key}_high"))
-    heads, rows = headline_table(trainings, pooled)
-    label = f"{heading}: the model and its controls, all folds together"
+def _task(heading: str, trainings: Sequence[Training], pooled: Source, data: ReportData) -> dict[str, Any]:
+    """What the template shows of one task and stream."""
+    first = trainings[0]
+    measure, key = COLUMNS[first.task][0]
+    scores = pooled.under("test", LEVELS[first.task])
+    several = len(trainings) > 1
+    shown = [training for training in trainings if training.seed == min(one.seed for one in trainings)]
+    folds = data.pooled[first.task, first.stream]
+    # One training alone is all there is; of several the figures of all folds, and what only a fold has from the first.
+    alone = {name: svg for name, svg in shown[0].figures.items() if name in ("over_time", "detection")}
+    figures = {**folds.figures, **alone} if several else shown[0].figures
     return {
+        "id": f"{first.task}-{first.stream}",
         "heading": heading,
-        "statement": statement(trainings, pooled),
-        "score": share.partition(" ")[0],
-        "interval": share.partition(" ")[2],
+        "statement": statement(trainings, pooled, data.config),
+        "score": scores.number(key),
+        "interval": scores.interval(key, alone=True),
         "measure": measure,
-        "heads": heads,
-        "rows": rows,
-        "ladder": _svg(ladder_figure(pooled), label) if len(trainings) > 1 else None,
-        "trainings": [_section(training) for training in _shown(trainings)],
+        "leaks": any(any((part.at("leaks") or {}).values()) for part in (pooled, *(one.own for one in trainings))),
+        "measures": measures_table(first.task, pooled),
+        "folds": folds_table(trainings, pooled) if several else None,
+        "many_seeds": len(shown) < len(trainings),
+        "figures": {name: Markup(svg) for name, svg in figures.items()},  # matplotlib escapes the texts it draws
+        "ladder": ladder_table(first.task, pooled),
+        "per_class": per_class_table(f"tables/{first.task}-{first.stream}/per_class.csv", folds.per_class),
+        "calibration": calibration_table(trainings, pooled),
+        "detection": detection_table(trainings, pooled),
+        "head": HEADS.get("frame" if first.task == "frame" else first.head, ""),
+        "frame": first.task == "frame",
+        "fused": first.stream == "fused",
+        "background": first.background,
+        "several": several,
+        "mistakes": [_mistake(mistake) for mistake in folds.mistakes],
+        "parts": [_part(training) for training in shown],
     }
 
 
-def _shown(trainings: Sequence[Training]) -> list[Training]:
-    """The trainings of the first seed: those of the others differ by chance alone."""
-    first = min(training.seed for training in trainings)
-    return [training for training in trainings if training.seed == first]
-
-
-def _section(training: Training) -> dict[str, Any]:
+def _part(training: Training) -> dict[str, Any]:
     """What the template shows of one training."""
-    name = training.name
-    figures = {
-        "ladder": _svg(ladder_figure(training.metrics), f"{name}: the model and its controls"),
-        "confusion": _svg(confusion_figure(training.confusion, training.classes), f"{name}: confusion matrix"),
-        "per_class": _svg(per_class_figure(training.per_class), f"{name}: recall and precision of each class"),
-    }
-    if training.history is not None:
-        figures["history"] = _svg(history_figure(training.history), f"{name}: curves of the training")
-    if training.reliability:
-        figures["reliability"] = _svg(reliability_figure(training.reliability), f"{name}: confidence and accuracy")
-    if training.task == "frame":
-        videos = _timelines(training)
-        figures["timeline"] = _svg(timeline_figure(videos, training.background), f"{name}: labels over time")
-    scores = training.scores
     return {
-        "name": name,
-        "figures": figures,
-        "background": training.background,
+        "name": training.name,
         "fused": training.stream == "fused",
-        "ece": interval_text(scores.get("ece")) if training.task == "clip" else None,
-        "per_class": [[_cell(value) for value in row] for row in training.per_class.itertuples(index=False)],
-        "per_class_heads": [str(column).replace("_", " ") for column in training.per_class.columns],
-        "mistakes": [
-            {
-                "video_id": mistake.video_id,
-                "label": mistake.label,
-                "predicted": mistake.predicted,
-                "score": f"{mistake.score:.2f}",
-                "frames": [_image(frame) for frame in mistake.frames],
-            }
-            for mistake in training.mistakes
-        ],
+        "figures": {name: Markup(svg) for name, svg in training.figures.items()},
+        "ladder": ladder_table(training.task, training.own),
+        "measures": measures_table(training.task, training.own),
+        "kept": _kept(Source(f"trainings/{training.name}/history.csv", training.history)),
     }
 
 
-def _clean(training: Training) -> Training:
-    """The same training with its tables typed: numbers as floats, text without nan."""
-    text = {"video_id", "group", "label", "predicted", "class"}
-    tables = {
-        name: pd.DataFrame(
-            {
-                column: table[column].fillna("").astype(str)
-                if column in text
-                else pd.to_numeric(table[column], errors="coerce")
-                for column in table.columns
-            }
-        )
-        for name, table in (("predictions", training.predictions), ("per_class", training.per_class))
+def _kept(history: Source) -> Markup:
+    """How long a training took, and which epoch's weights were kept."""
+    rows = [row for row in range(len(history.values)) if history.defined(row, "val_loss")]
+    if not rows:
+        return Markup("")
+    best = min(rows, key=lambda row: float(history.at(row, "val_loss")))
+    return Markup(
+        "{} epochs; kept are the weights of epoch {}, with a validation loss of {} and a score of {}."
+    ).format(
+        history.count(),
+        history.whole(best, "epoch"),
+        history.number(best, "val_loss", places=3),
+        history.number(best, "val_score", places=3),
+    )
+
+
+def _mistake(mistake: Mistake) -> dict[str, Any]:
+    row = {"score": mistake.score, "time_seconds": mistake.time_seconds}
+    # The one row at its place of the file.
+    table = Source(f"evaluations/{mistake.evaluation}/predictions.csv", row, (str(mistake.row),))
+    return {
+        "video_id": mistake.video_id,
+        "label": mistake.label,
+        "predicted": mistake.predicted,
+        "score": table.number("score"),
+        "time": table.number("time_seconds") if mistake.time_seconds else "",
+        "frames": [_image(frame) for frame in mistake.frames],
     }
-    return Training(**{**vars(training), **tables})
 
 
-def _timelines(training: Training) -> list[tuple[str, np.ndarray, Sequence[str], Sequence[str], Sequence[str]]]:
-    """Test recordings from the least to the most accurate, evenly spaced in that order: not only the good ones."""
-    videos = []
-    for video_id, rows in training.predictions.groupby("video_id", sort=True):
-        known = rows[rows["label"] != ""]
-        if len(known):
-            accuracy = float((known["label"] == known["predicted"]).mean())
-            videos.append((accuracy, str(video_id), rows))
-    videos.sort(key=lambda video: video[:2])
-    chosen = sorted({round(place) for place in np.linspace(0, len(videos) - 1, min(MAX_TIMELINES, len(videos)))})
-    return [
-        (
-            f"{video_id}   {accuracy:.2f}",
-            rows["time_seconds"].to_numpy(dtype=float),
-            list(rows["label"]),
-            list(rows["predicted"]),
-            training.classes,
-        )
-        for accuracy, video_id, rows in (videos[place] for place in chosen)
-    ]
+def _probe(file: str, data: ReportData) -> dict[str, Any]:
+    own = Source(file, data.probes[file])
+    return {
+        "name": Path(file).parent.name,
+        "own": own,
+        "table": probe_table(own),
+        "by_class": probe_by_class(own),
+        "sheet": _image(data.sheets[file], MAX_SHEET_SIDE) if file in data.sheets else "",
+    }
 
 
-def _svg(figure: Figure, label: str) -> Markup:
-    return Markup(to_svg(figure, label))  # matplotlib escapes the texts it draws
+def _streams_caption(heading: str, trainings: Sequence[Training], config: Source) -> Markup:
+    text = Markup("{}: all folds together").format(heading)
+    if len({training.seed for training in trainings}) > 1:
+        text += Markup(
+            "; the mean over {} seeds ± their standard deviation, in brackets the interval of this mean"
+        ).format(config.whole("num_seeds"))
+    return text
 
 
-def _image(frame: np.ndarray) -> str:
+def _shortcut_score(shortcut: Source) -> Markup:
+    """The AUC, of more than two classes the accuracy; nothing where the data set has no labels of videos."""
+    if shortcut.defined("auc"):
+        return Markup("an AUC of {}").format(shortcut.interval("auc"))
+    return Markup("")
+
+
+def _image(frame: np.ndarray, max_side: int = MAX_FRAME_SIDE) -> str:
     """A frame (H, W, 3) uint8 RGB as the address of a JPEG inside the page."""
-    scale = MAX_FRAME_SIDE / max(frame.shape[:2])
+    scale = max_side / max(frame.shape[:2])
     if scale < 1:
         frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not done:
         raise DataError(f"a frame of shape {frame.shape} cannot be encoded as JPEG; expected (H, W, 3) uint8")
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode("ascii")
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    number = float(value)  # type: ignore[arg-type]
-    return f"{number:.0f}" if number.is_integer() and abs(number) > 1 else interval_text(number)

@@ -1,15 +1,15 @@
-"""What the report says in words and in its first table: scores beside those of simpler models."""
+"""What the report says in words and in its tables of scores: each number stands beside those of simpler models."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
-from pipeline.errors import DataError
-from pipeline.reporting.figures import defined, interval_text
-from pipeline.reporting.words import SIMPLER, STREAMS
+from pipeline.reporting.numbers import MISSING, Source, Table
+from pipeline.reporting.words import CONTROLS, SIMPLER, STREAMS
 
 FEW_GROUPS = 20  # below it a bootstrap over groups gives intervals that are too narrow
 # Header of a column, key in metrics.json; the first of each task is its headline score.
@@ -37,12 +37,15 @@ LEVELS = {"clip": "video", "frame": "frame"}
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer and a strip of frames, each (H, W, 3) uint8 RGB."""
+    """A wrong answer and a strip of frames, each (H, W, 3) uint8 RGB; row: its place in `predictions.csv`, from 0."""
 
+    evaluation: str
+    row: int
     video_id: str
     label: str
     predicted: str
-    score: float
+    score: str
+    time_seconds: str = ""
     frames: Sequence[np.ndarray] = ()
 
 
@@ -50,152 +53,214 @@ class Mistake:
 class Training:
     """One task, stream, fold and seed, as its files hold it.
 
-    name: e.g. `clip-rgb-fold1-seed0`. model: in words, e.g. `LSTM`. classes: in the order of confusion, (K, K) counts
-    with the truth in rows. metrics, history, predictions, per_class: the files of these names; the tables may be text.
-    A fusion of two streams has no history.
-    background: the frame task's class for "none of the actions". reliability: rows of evaluation.clip_metrics.
-    mistakes: see `confident_mistakes`. Raises DataError when confusion and classes do not fit.
+    name: e.g. `clip-rgb-fold1-seed0`. model: in words, e.g. `LSTM`. head: how its timesteps become an answer, "" of a
+    fusion. metrics: its `metrics.json`. figures: SVG text by name, of the evaluation and of the training. background:
+    the frame task's class for "none of the actions". history: the rows of `history.csv`, as text; a fusion has none.
     """
 
     name: str
     task: str
     model: str
-    classes: Sequence[str]
     metrics: Mapping[str, Any]
-    history: pd.DataFrame | None
-    predictions: pd.DataFrame
-    per_class: pd.DataFrame
-    confusion: np.ndarray
+    figures: Mapping[str, str]
     background: str | None = None
-    reliability: Sequence[Mapping[str, float]] = ()
-    mistakes: Sequence[Mistake] = ()
     stream: str = "rgb"
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        size = len(self.classes)
-        if np.shape(self.confusion) != (size, size):
-            raise DataError(f"{self.name}: confusion of shape {np.shape(self.confusion)}; expected {(size, size)}")
+    head: str = ""
+    history: Sequence[Mapping[str, str]] = field(default=())
 
     @property
-    def scores(self) -> Mapping[str, Any]:
+    def own(self) -> Source:
+        """Its `metrics.json`."""
+        return Source(f"evaluations/{self.name}/metrics.json", self.metrics)
+
+    @property
+    def scores(self) -> Source:
         """The model's own scores."""
-        scores: Mapping[str, Any] = self.metrics["test"][LEVELS[self.task]]
-        return scores
+        return self.own.under("test", LEVELS[self.task])
 
 
 def confident_mistakes(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
-    """The rows of a clip task's predictions that are wrong, the surest first; equals in the order of their ids."""
+    """The rows of `predictions.csv` that are wrong, the surest first, at most one of each video.
+
+    Equally sure ones stand in the order of their ids. Rows without a label are not known to be wrong.
+    """
     wrong = predictions[(predictions["label"] != predictions["predicted"]) & (predictions["label"] != "")]
     order = pd.DataFrame({"score": pd.to_numeric(wrong["score"]), "video_id": wrong["video_id"]})
-    return wrong.loc[order.sort_values(["score", "video_id"], ascending=[False, True]).index[:count]]
+    sorted_rows = wrong.loc[order.sort_values(["score", "video_id"], ascending=[False, True], kind="stable").index]
+    return sorted_rows.drop_duplicates("video_id")[:count]
 
 
-def headline_table(trainings: Sequence[Training], pooled: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows (text) of one task and stream: each training, and of several their mean and all folds together.
+def measures_table(task: str, pooled: Source) -> Table:
+    """Every score of one task and stream, all folds together, with its interval."""
+    scores = pooled.under("test", LEVELS[task])
+    rows = [[head, scores.interval(key)] for head, key in COLUMNS[task] if scores.defined(key)]
+    if pooled.defined("test", "clip", "top1"):
+        clips = pooled.under("test", "clip")
+        rows.append([Markup("top-1 of {} single clips").format(clips.whole("num_clips")), clips.interval("top1")])
+    return Table(["measure", f"score [95{PERCENT}]"], rows)
 
-    pooled: as metrics.json, over all folds. The mean comes with the standard deviation between trainings.
+
+def folds_table(trainings: Sequence[Training], pooled: Source) -> Table:
+    """Scores of one task and stream: each training, their mean, and all folds together.
+
+    pooled: the scores over all folds. The mean comes with the standard deviation between trainings.
     """
     task = trainings[0].task
-    whole = pooled["test"][LEVELS[task]]
-    columns = [(head, key) for head, key in COLUMNS[task] if defined(whole.get(key))]
-    rows = [_row(training.name, training.scores, [key for _, key in columns]) for training in trainings]
-    if len(trainings) > 1:
-        means = []
-        for _, key in columns:
-            values = [t.scores[key] for t in trainings if defined(t.scores.get(key))]
-            means.append(f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "–")
-        num_seeds = len({training.seed for training in trainings})
-        rows.append(["mean of the folds" if num_seeds == 1 else "mean of the trainings", "", "", *means])
-        together = "all folds together" if num_seeds == 1 else f"all folds together, mean of {num_seeds} seeds"
-        rows.append(_row(together, whole, [key for _, key in columns]))
+    whole = pooled.under("test", LEVELS[task])
+    columns = [(head, key) for head, key in COLUMNS[task] if whole.defined(key)]
+    keys = [key for _, key in columns]
+    rows = [_row(training.name, training.scores, keys) for training in trainings]
+    spread = pooled.under("trainings")
+    means = [
+        Markup("{} ± {}").format(spread.number("mean", key), spread.number("deviation", key))
+        if spread.defined("deviation", key)
+        else MISSING
+        for key in keys
+    ]
+    several = len({training.seed for training in trainings}) > 1
+    rows.append(["mean of the trainings" if several else "mean of the folds", "", "", *means])
+    rows.append(_row("all folds together" + (", mean of the seeds" if several else ""), whole, keys))
     first = f"{columns[0][0]} [95{PERCENT}]"
-    return ["training", "test videos", "groups", first, *[head for head, _ in columns[1:]]], rows
+    heads = ["training", "test videos", "groups", first, *[head for head, _ in columns[1:]]]
+    return Table(heads, rows, total=True)
 
 
-def streams_table(task: str, pooled: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows (text) of one task: a row for each stream, all folds together, ± over the seeds.
-
-    pooled: by stream, as metrics.json.
-    """
-    chosen = {stream: pooled[stream] for stream in STREAMS if stream in pooled}
-    own = {stream: scores["test"][LEVELS[task]] for stream, scores in chosen.items()}
-    columns = [(head, key) for head, key in COLUMNS[task] if any(defined(scores.get(key)) for scores in own.values())]
+def streams_table(task: str, pooled: Source) -> Table:
+    """A row for each stream of a task, all folds together, ± over the seeds; pooled: by stream."""
+    own = {stream: pooled.under(stream, "test", LEVELS[task]) for stream in STREAMS if stream in pooled.values}
+    columns = [(head, key) for head, key in COLUMNS[task] if any(scores.defined(key) for scores in own.values())]
     rows = []
     for stream, scores in own.items():
-        deviation = chosen[stream].get("deviation", {})
-        cells = []
-        for _, key in columns:
-            value, apart = interval_text(scores.get(key)), deviation.get(key)
-            bounds = interval_text(scores.get(key), scores.get(f"{key}_low"), scores.get(f"{key}_high"))
-            cells.append(value + (f" ± {apart:.2f}" if defined(apart) else "") + bounds.removeprefix(value))
-        counts = [f"{scores[count]:.0f}" for count in ("num_videos", "num_groups")]
-        rows.append([STREAMS[stream], *counts, *cells])
-    return ["stream", "test videos", "groups", *[head for head, _ in columns]], rows
+        apart = pooled.under(stream, "deviation")
+        cells = [
+            scores.number(key)
+            + (Markup(" ± {}").format(apart.number(key)) if apart.defined(key) else "")
+            + (Markup(" {}").format(bounds) if (bounds := scores.interval(key, alone=True)) else "")
+            for _, key in columns
+        ]
+        rows.append([STREAMS[stream], scores.whole("num_videos"), scores.whole("num_groups"), *cells])
+    return Table(["stream", "test videos", "groups", *[head for head, _ in columns]], rows)
 
 
-def statement(trainings: Sequence[Training], pooled: Mapping[str, Any]) -> str:
-    """The result of one task in sentences: the score, what simpler models reach, what the order of frames is worth."""
-    task, controls = trainings[0].task, pooled["controls"]
-    scores, key = pooled["test"][LEVELS[task]], COLUMNS[task][0][1]
-    num_videos, num_groups = int(scores["num_videos"]), int(scores["num_groups"])
-    tested = {"clip": f"{num_videos} test videos", "frame": f"the labelled frames of {num_videos} test recordings"}
+def ladder_table(task: str, scores: Source) -> Table:
+    """The model and its controls, with intervals and paired differences; scores: a `metrics.json`."""
+    names = sorted(scores.at("controls") or {}, key=_place)
+    (head, key), *others = COLUMNS[task]
+    # A control's bounds of its first score bear no name, nor does the difference of it.
+    shown = [(head, key, "low", "high", "difference")]
+    shown += [
+        (head, key, f"{key}_low", f"{key}_high", f"difference_{key}")
+        for head, key in others
+        if any(scores.defined("controls", name, f"difference_{key}") for name in names)
+    ]
+    rows: list[list[str | Markup]] = [["the model"]]
+    for _, key, *_ in shown:
+        rows[0] += [scores.interval("test", LEVELS[task], key), ""]
+    for name in names:
+        control = scores.under("controls", name)
+        cells: list[str | Markup] = [CONTROLS.get(name, name.replace("_", " "))]
+        for _, key, low, high, difference in shown:
+            cells += [control.interval(key, low=low, high=high), control.interval(difference, sign=True)]
+        rows.append(cells)
+    heads = [text for head, *_ in shown for text in (f"{head} [95{PERCENT}]", "model minus control")]
+    return Table(["", *heads], rows)
+
+
+def per_class_table(file: str, rows: Sequence[Mapping[str, str]]) -> Table:
+    """The rows of `per_class.csv`, sortable."""
+    table = Source(file, rows)
+    places = {"support": 0, "predicted": 0}
+    cells = [
+        [
+            str(value) if column == "class" else table.number(place, column, places=places.get(column, 2))
+            for column, value in row.items()
+        ]
+        for place, row in enumerate(rows)
+    ]
+    heads = ["F1" if column == "f1" else str(column).replace("_", " ") for column in rows[0]]
+    return Table(heads, cells, sortable=True)
+
+
+def statement(trainings: Sequence[Training], pooled: Source, config: Source) -> Markup:
+    """The result of one task in sentences: the score, what simpler models reach, what the order of frames is worth.
+
+    pooled: the scores of the task and stream over all folds; config: the experiment's file.
+    """
+    task = trainings[0].task
+    scores, key = pooled.under("test", LEVELS[task]), COLUMNS[task][0][1]
+    videos = scores.whole("num_videos")
+    tested = Markup("{} test videos") if task == "clip" else Markup("the labelled frames of {} test recordings")
     num_seeds = len({training.seed for training in trainings})
-    num_folds = len(trainings) // num_seeds
-    folds = f"{num_folds} folds together, " if num_folds > 1 else ""
-    folds += f"mean of {num_seeds} seeds, " if num_seeds > 1 else ""
+    about = []
+    if len(trainings) > num_seeds:
+        about.append(Markup("{} folds together").format(config.count("folds")))
+    if num_seeds > 1:
+        about.append(Markup("mean of {} seeds").format(config.whole("num_seeds")))
+    num_groups = scores.at("num_groups")
     if num_groups < 2:
-        groups = "one group of recordings, so there is no interval"
+        about.append(Markup("one group of recordings, so there is no interval"))
     else:
         few = "; with so few, intervals are too narrow" if num_groups < FEW_GROUPS else ""
-        groups = f"95{PERCENT} interval over {num_groups} groups of recordings{few}"
-    share = interval_text(scores[key], scores.get(f"{key}_low"), scores.get(f"{key}_high"))
-    words = [f"The {trainings[0].model} labels {share} of {tested[task]} correctly ({folds}{groups})."]
-    words += _against_simpler(controls, key)
-    words += _order(pooled, key)
-    if {"file_properties", "majority"} <= set(controls):
-        properties, majority = controls["file_properties"], controls["majority"]
-        low = properties.get("low")
-        if defined(low) and low > majority[key]:
-            words.append(
-                f"File properties alone (size, rate, duration, …) reach {properties[key]:.2f}, the most frequent class "
-                f"{majority[key]:.2f}: the classes were recorded differently, and part of every score may come from "
-                "that."
-            )
-    return " ".join(words)
+        about.append(
+            Markup("95{} interval over {} groups of recordings{}").format(PERCENT, scores.whole("num_groups"), few)
+        )
+    words = [
+        Markup("The {} labels {} of {} correctly ({}).").format(
+            trainings[0].model, scores.interval(key), tested.format(videos), Markup(", ").join(about)
+        )
+    ]
+    return Markup(" ").join([*words, *_against_simpler(pooled, key), *_order(pooled, key), *_properties(pooled, key)])
 
 
-def _row(name: str, scores: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-    main = interval_text(scores.get(keys[0]), scores.get(f"{keys[0]}_low"), scores.get(f"{keys[0]}_high"))
-    counts = [f"{scores[count]:.0f}" for count in ("num_videos", "num_groups")]
-    return [name, *counts, main, *[interval_text(scores.get(key)) for key in keys[1:]]]
+def _row(name: str, scores: Source, keys: Sequence[str]) -> list[str | Markup]:
+    counts = [scores.whole(count) for count in ("num_videos", "num_groups")]
+    return [name, *counts, scores.interval(keys[0]), *[scores.number(key) for key in keys[1:]]]
 
 
-def _against_simpler(controls: Mapping[str, Any], key: str) -> list[str]:
-    known = [name for name in SIMPLER if name in controls]
+def _against_simpler(pooled: Source, key: str) -> list[Markup]:
+    known = [name for name in SIMPLER if pooled.defined("controls", name, key)]
     if not known:
         return []
-    best = controls[max(known, key=lambda name: controls[name][key])]
-    reached = " and ".join(f"{SIMPLER[name]} reaches {controls[name][key]:.2f}" for name in known)
-    text = reached[0].upper() + reached[1:]
+    best = pooled.under("controls", max(known, key=lambda name: float(pooled.at("controls", name, key))))
+    reached = Markup(" and ").join(
+        Markup("{} reaches {}").format(SIMPLER[name], pooled.number("controls", name, key)) for name in known
+    )
+    text = Markup(reached[0].upper()) + Markup(reached[1:])
     over = "that" if len(known) == 1 else "the better of these"
-    low = best.get("difference_low")
-    difference = interval_text(best["difference"], low, best.get("difference_high"), sign=True)
-    if defined(low) and low > 0:
-        return [f"{text}; the gain over {over} is {difference}."]
-    return [f"{text}; a gain over {over} is not shown: the difference is {difference}."]
+    difference = best.interval("difference", sign=True)
+    if best.defined("difference_low") and best.at("difference_low") > 0:
+        return [Markup("{}; the gain over {} is {}.").format(text, over, difference)]
+    return [Markup("{}; a gain over {} is not shown: the difference is {}.").format(text, over, difference)]
 
 
-def _order(pooled: Mapping[str, Any], key: str) -> list[str]:
-    opposite = pooled.get("reversed_opposite")
-    if opposite is not None and defined(opposite):
+def _order(pooled: Source, key: str) -> list[Markup]:
+    if pooled.defined("reversed_opposite"):
         return [
-            f"Played backwards, {100 * opposite:.0f}{PERCENT} of the videos it had right get the opposite action: "
-            f"100{PERCENT} is a model that reads the direction of time, 0{PERCENT} one blind to it."
+            Markup(
+                "Played backwards, {} of the videos it had right get the opposite action: "
+                "all of them would be a model that reads the direction of time, none of them one blind to it."
+            ).format(pooled.number("reversed_opposite", places=0, percent=True))
         ]
     parts = [
-        f"{pooled['controls'][name][key]:.2f} with the frames {word}"
+        Markup("{} with the frames {}").format(pooled.number("controls", name, key), word)
         for name, word in (("shuffled", "in random order"), ("reversed", "reversed"))
-        if name in pooled["controls"]
+        if pooled.defined("controls", name, key)
     ]
-    return [f"The same model scores {' and '.join(parts)}."] if parts else []
+    return [Markup("The same model scores {}.").format(Markup(" and ").join(parts))] if parts else []
+
+
+def _properties(pooled: Source, key: str) -> list[Markup]:
+    properties, majority = pooled.under("controls", "file_properties"), pooled.under("controls", "majority")
+    if not (properties.defined("low") and majority.defined(key) and properties.at("low") > majority.at(key)):
+        return []
+    return [
+        Markup(
+            "File properties alone (size, rate, duration, …) reach {}, the most frequent class {}: the classes were "
+            "recorded differently, and part of every score may come from that."
+        ).format(properties.number(key), majority.number(key))
+    ]
+
+
+def _place(name: str) -> int:
+    return list(CONTROLS).index(name) if name in CONTROLS else len(CONTROLS)

@@ -1,4 +1,4 @@
-"""What streams and controls are called in tables, figures and sentences."""
+"""What streams, controls, heads and changes are called in tables, figures and sentences."""
 
 STREAMS = {"fused": "both streams", "rgb": "RGB", "flow": "optical flow"}  # in the order of the page
 
@@ -22,4 +22,26 @@ SIMPLER = {
     "mean_pool": "the mean of the features over time",
     "rgb": "RGB (or flow where there is no RGB)",
     "flow": "optical flow (or RGB where there is no flow)",
+}
+
+# What the shaded weight of a moment is, by the head of the network.
+HEADS = {
+    "mean": "Shaded: what each moment counts in the answer; this head takes the mean, so all count the same.",
+    "last": "Shaded: what each moment counts in the answer; this head takes the last moment alone.",
+    "ramp": "Shaded: what each moment counts in the answer; with this head later moments count more.",
+    "attention": "Shaded: the attention of the head, which has learned what each moment counts in the answer.",
+    "frame": "Each moment has an answer of its own.",
+}
+
+# What the probe does to a video, in the order of its table.
+CHANGES = {
+    "background_blurred": "background blurred",
+    "background_replaced": "background replaced by another video's",
+    "background_median": "background filled with its median colour",
+    "person_removed": "moving foreground removed",
+    "frozen": "first frame frozen",
+    "mirrored": "mirrored",
+    "dropped": "frames dropped",
+    "brighter": "brighter",
+    "darker": "darker",
 }

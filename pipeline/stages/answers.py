@@ -115,6 +115,12 @@ def write_scores(
     write_text(folder / "metrics.json", json.dumps(without_nan(scores), indent=2, allow_nan=False) + "\n")
 
 
+def read_scores(path: Path) -> dict[str, Any]:
+    """A `metrics.json`."""
+    scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return scores
+
+
 def headline(task: str, scores: Mapping[str, Any]) -> str:
     """The first score of `metrics.json` in words, with the leaks it was made with."""
     level, name = ("video", "top1") if task == "clip" else ("frame", "acc")

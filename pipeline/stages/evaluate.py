@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from pipeline.data.labels import IGNORED
 from pipeline.data.properties import Properties, read_properties
@@ -28,7 +27,6 @@ from pipeline.evaluation.pooling import add_clip_level, pool_detection
 from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
 from pipeline.models.modelfolder import Model, load_model
-from pipeline.reporting.figures import confusion_figure, ladder_figure, over_time_figure
 from pipeline.stages.answers import (
     alarm_words,
     alarms,
@@ -39,6 +37,7 @@ from pipeline.stages.answers import (
     write_records,
     write_scores,
 )
+from pipeline.stages.figures import draw_evaluation
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.stages.leaks import leak_counts
 from pipeline.stages.samples import Sample, labelled_answers, opposites, read_samples
@@ -114,7 +113,8 @@ def evaluate_one(options: StageOptions) -> None:
     shown = test[:: max(1, len(test) // NUM_SHOWN)][:NUM_SHOWN]
     write_records(folder / "over_time.csv", [row for sample in shown for row in over_time_rows(model, sample)])
     write_scores(folder, scores, per_class, matrix, model.classes)
-    log_to_run(training / "mlflow_run.json", scores, matrix, model, per_class, folder)
+    draw_evaluation(folder, model.spec.background)
+    log_to_run(training / "mlflow_run.json", scores, per_class, folder)
     print(f"evaluate: {options.name} {options.training}: {headline(task, scores)}")
     for line in alarm_words(scores):
         print(printable(line))
@@ -224,19 +224,12 @@ def control_rows(
 
 
 def log_to_run(
-    run_file: Path,
-    scores: Mapping[str, object],
-    matrix: np.ndarray,
-    model: Model,
-    per_class: Sequence[Mapping[str, object]],
-    folder: Path,
+    run_file: Path, scores: Mapping[str, object], per_class: Sequence[Mapping[str, object]], folder: Path
 ) -> None:
-    """Add the scores to the run that trained the model."""
+    """Add the scores and figures to the run that trained the model."""
     facts = json.loads(run_file.read_text(encoding="utf-8"))
     with Run.resume(facts["run_id"], tracking_uri(Path()), experiment=facts["experiment"], name=facts["name"]) as run:
         run.log_metrics({k: v for k, v in flatten(scores).items() if isinstance(v, int | float)})
-        run.log_figure(confusion_figure(matrix, model.classes), "confusion.png")
-        run.log_figure(ladder_figure(scores), "controls.png")
         run.log_table(list(per_class), "per_class.json")
         run.log_file(folder / "predictions.csv")
-        run.log_figure(over_time_figure(pd.read_csv(folder / "over_time.csv", keep_default_na=False)), "over_time.png")
+        run.log_folder(folder / "figures", "figures")

@@ -13,7 +13,6 @@ from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
 from pipeline.evaluation.fusion import Aligned, align, choose_weight
 from pipeline.files import write_text
 from pipeline.metricnames import flatten
-from pipeline.reporting.figures import confusion_figure, ladder_figure
 from pipeline.stages.answers import (
     alarm_words,
     alarms,
@@ -25,6 +24,7 @@ from pipeline.stages.answers import (
     write_records,
     write_scores,
 )
+from pipeline.stages.figures import draw_evaluation
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options, training_name
 from pipeline.stages.leaks import leak_counts
 from pipeline.stages.provenance import run_tags
@@ -84,13 +84,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     per_class = per_class_table(probs[known], test.labels[known], classes)
     write_scores(folder, scores, per_class, matrix, classes)
     write_detection(folder / "detection.csv", predictions, alarms(options, dataset))
+    figures = draw_evaluation(folder, dataset.card.background if task == "frame" else None)
     about = f"{options.training} and its flow stream; {task} task of {dataset.card.title}"
     with tracked(options, name, about) as run:
         run.log_metrics({key: value for key, value in flatten(scores).items() if isinstance(value, int | float)})
-        run.log_figure(confusion_figure(matrix, classes), "confusion.png")
-        run.log_figure(ladder_figure(scores), "controls.png")
         run.log_table(per_class, "per_class.json")
         run.log_file(folder / "predictions.csv")
+        run.log_folder(figures, "figures")
     print(f"fuse: {options.name} {name}: flow weighs {weight:g}; {headline(task, scores)}{alone(test)}")
     for line in alarm_words(scores):
         print(printable(line))

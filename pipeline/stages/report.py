@@ -1,89 +1,98 @@
 """Stage `report`: scores over all folds, and one HTML page that shows everything a reader needs to trust them."""
 
-import importlib.metadata
-import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline.config import Experiment, StreamSettings, Task
+from pipeline.config import Experiment, Task
 from pipeline.data.cards import Dataset
-from pipeline.data.tables import Video, read_videos
+from pipeline.data.labels import IGNORED
+from pipeline.data.tables import read_videos
 from pipeline.discovery import printable
-from pipeline.evaluation.clip_metrics import reliability
-from pipeline.evaluation.pooling import class_probabilities
+from pipeline.errors import DataError
+from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
+from pipeline.evaluation.pooling import between_trainings, class_probabilities, label_indices
 from pipeline.files import write_text
-from pipeline.reporting.report import Mistake, ReportData, Training, confident_mistakes, render_report
-from pipeline.stages.answers import mean_calibration, pooled, read_answers
-from pipeline.stages.layout import (
-    Layout,
-    Scored,
-    StageOptions,
-    dataset_of,
-    representation,
-    stage_options,
-    training_name,
-)
+from pipeline.reporting.figures import evaluation_figures
+from pipeline.reporting.numbers import Source
+from pipeline.reporting.report import Pooled, ReportData, render_report
+from pipeline.reporting.summary import LEVELS, Mistake, Training, confident_mistakes
+from pipeline.stages.answers import mean_calibration, pooled, read_answers, read_scores, write_records
+from pipeline.stages.facts import data_facts, provenance
+from pipeline.stages.figures import read_confusion, read_figures, read_text_table, write_figures
+from pipeline.stages.layout import Layout, Scored, StageOptions, dataset_of, stage_options, training_name
 from pipeline.stages.leaks import leak_counts
-from pipeline.stages.provenance import git_state
+from pipeline.stages.pictures import frame_strip, sample_frames
 from pipeline.stages.samples import task_classes, without_nan
 from pipeline.video.framestore import FrameStore
-from pipeline.video.reader import i420_to_rgb
-from pipeline.view import features_key
 
-NUM_MISTAKES, STRIP_FRAMES, NUM_SAMPLES = 8, 6, 12
-PACKAGES = ("lrcn-pipeline", "torch", "torchvision", "av", "numpy", "scikit-learn")
+NUM_MISTAKES, STRIP_FRAMES = 8, 6
+CHECKS = ("leaks.json", "shortcut.json", "premium.json")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write `metrics.json` (per task and stream, all folds together) and `report.html`."""
+    """Write `metrics.json`, tables and figures (per task and stream, all folds together) and `report.html`."""
     options = stage_options(__doc__, argv)
     experiment, layout = options.experiment, options.layout
     dataset = dataset_of(experiment)
-    videos = {video.video_id: video for video in read_videos(layout.videos)}
+    videos = read_videos(layout.videos)
     frames = FrameStore(layout.frames, experiment.view.frames_key)
     scores: dict[str, dict[str, Any]] = {}
+    folds: dict[tuple[Task, Scored], list[pd.DataFrame]] = {}
     trainings: list[Training] = []
     for task, stream in scored(experiment):
         tables = {
             seed: [read_tables(layout, training_name(task, stream, fold, seed)) for fold in experiment.folds]
             for seed in experiment.seeds
         }
-        own = scores.setdefault(task, {})[stream] = pooled(options, dataset, task, stream, tables)
-        names = [training_name(task, stream, fold, seed) for seed in experiment.seeds for fold in experiment.folds]
-        own["calibration"] |= mean_calibration(layout, names)
-        own["leaks"] = leak_counts(layout, experiment.folds)
-        trainings += [
-            training_of(options, dataset, (task, stream, fold, seed), predictions, videos, frames)
-            for seed, folds in tables.items()
-            for fold, (predictions, _) in zip(experiment.folds, folds, strict=True)
+        own = [
+            training_of(options, dataset.card.background, (task, stream, fold, seed))
+            for seed in experiment.seeds
+            for fold in experiment.folds
         ]
-    write_text(layout.root / "metrics.json", json.dumps(without_nan(scores), indent=2, allow_nan=False) + "\n")
-    audit = json.loads(layout.audit.read_text(encoding="utf-8"))
-    rejected = sum(video.status == "rejected" for video in videos.values())
+        together = pooled(options, dataset, task, stream, tables)
+        together["calibration"] |= mean_calibration(layout, [training.name for training in own])
+        together["leaks"] = leak_counts(layout, experiment.folds)
+        if len(own) > 1:
+            together["trainings"] = between_trainings([training.metrics["test"][LEVELS[task]] for training in own])
+        scores.setdefault(task, {})[stream] = without_nan(together)
+        folds[task, stream] = [predictions for predictions, _ in tables[experiment.seed]]
+        trainings += own
+    write_text(layout.root / "metrics.json", json.dumps(scores, indent=2, allow_nan=False) + "\n")
+    files = {path.name: read_scores(path) for path in checks(layout)}
+    config = Source(f"configs/{options.name}.yaml", experiment.model_dump(mode="json"))
+    audit = Source(layout.audit.name, files[layout.audit.name])
+    probes = sorted((layout.root / "probes").glob("*/probe.json"))
+    by_id = {video.video_id: video.sha256 for video in videos}
     page = render_report(
         ReportData(
             title=dataset.card.title,
             experiment=options.name,
             trainings=trainings,
-            pooled=scores,
-            facts={
-                "videos": f"{len(videos) - rejected}, and {rejected} files that are none",
-                "decoding": decoding_in_words(layout),
-                "groups": str(len({video.group for video in videos.values() if video.group})),
-                "classes": ", ".join(dataset.classes),
-                "view": view_in_words(options),
-                **streams_in_words(experiment),
-                "licence": dataset.card.licence,
-                "source": dataset.card.source,
+            metrics=scores,
+            pooled={
+                (task, stream): Pooled(
+                    *pooled_files(options, dataset, task, stream, predictions, scores[task][stream]),
+                    mistakes_of(options, task, stream, predictions, by_id, frames),
+                )
+                for (task, stream), predictions in folds.items()
             },
+            config=config,
+            facts=data_facts(options, dataset, audit, config),
             provenance=provenance(options, layout),
-            samples=sample_frames(dataset, list(videos.values()) if experiment.backbone else [], frames),
-            notes=audit["warnings"],
+            files=files,
+            probes={path.relative_to(layout.root).as_posix(): read_scores(path) for path in probes},
+            sheets={
+                path.relative_to(layout.root).as_posix(): read_picture(path.with_name("contact_sheet.jpg"))
+                for path in probes
+                if path.with_name("contact_sheet.jpg").is_file()
+            },
+            samples=sample_frames(dataset, videos if experiment.backbone else [], frames),
         )
     )
     write_text(layout.root / "report.html", page)
@@ -98,141 +107,98 @@ def scored(experiment: Experiment) -> list[tuple[Task, Scored]]:
     return [*alone, *((task, "fused") for task in experiment.fused_tasks)]
 
 
+def checks(layout: Layout) -> list[Path]:
+    """The files of what was checked of the data, those that the experiment has; `audit.json` always."""
+    return [layout.audit, *filter(Path.is_file, (layout.root / name for name in CHECKS))]
+
+
 def read_tables(layout: Layout, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`predictions.csv` and `controls.csv` of a training, or of the fusion of two."""
     folder = layout.evaluation(name)
     return read_answers(folder / "predictions.csv"), read_answers(folder / "controls.csv")
 
 
-def training_of(
-    options: StageOptions,
-    dataset: Dataset,
-    what: tuple[Task, Scored, int, int],
-    predictions: pd.DataFrame,
-    videos: dict[str, Video],
-    frames: FrameStore,
-) -> Training:
-    """What the page shows of one task, stream, fold and seed; pictures of mistakes only of the first seed."""
+def training_of(options: StageOptions, background: str | None, what: tuple[Task, Scored, int, int]) -> Training:
+    """What the page shows of one task, stream, fold and seed."""
     task, stream, _, seed = what
-    layout, classes = options.layout, task_classes(dataset, task)
-    name = training_name(*what)
-    folder = layout.evaluation(name)
-    mistakes = []
-    bins: list[dict[str, float]] = []
-    if task == "clip" and seed == options.experiment.seed:
-        for row in confident_mistakes(predictions, NUM_MISTAKES).itertuples():
-            strip = (
-                frame_strip(frames, videos[str(row.video_id)].sha256, STRIP_FRAMES)
-                if options.experiment.backbone
-                else []
-            )
-            texts = (str(row.video_id), str(row.label), str(row.predicted))
-            mistakes.append(Mistake(*texts, float(str(row.score)), strip))
-        bins = reliability(
-            class_probabilities(predictions, classes), predictions["label"].map(classes.index).to_numpy()
-        )
+    layout, name = options.layout, training_name(*what)
+    folder, training = layout.evaluation(name), layout.training(name)
     settings = None if stream == "fused" else options.experiment.stream(stream).settings(task)
+    history = [] if settings is None else read_text_table(training / "history.csv").to_dict("records")
     return Training(
         name=name,
         task=task,
         stream=stream,
         seed=seed,
         model="fusion of both streams" if settings is None else settings.cell.upper(),
-        classes=classes,
-        metrics=json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
-        history=None if settings is None else pd.read_csv(layout.training(name) / "history.csv"),
-        predictions=predictions,
-        per_class=pd.read_csv(folder / "per_class.csv", dtype=str, keep_default_na=False),
-        confusion=np.loadtxt(folder / "confusion.csv", delimiter=",", skiprows=1, dtype=np.int64, ndmin=2),
-        background=dataset.card.background if task == "frame" else None,
-        reliability=bins,
-        mistakes=mistakes,
+        head="" if settings is None else settings.head,
+        metrics=read_scores(folder / "metrics.json"),
+        history=[{str(column): value for column, value in row.items()} for row in history],
+        figures={**read_figures(folder / "figures"), **read_figures(training / "figures")},
+        background=background if task == "frame" else None,
     )
 
 
-def frame_strip(frames: FrameStore, sha256: str, count: int) -> list[np.ndarray]:
-    """`count` frames of a stored video, evenly spaced, (H, W, 3) uint8 RGB each."""
-    wanted = set(np.linspace(0, len(frames.times(sha256)) - 1, count).round().astype(int).tolist())
-    return [i420_to_rgb(frame.i420) for step, frame in enumerate(frames.read(sha256)) if step in wanted]
+def pooled_files(
+    options: StageOptions,
+    dataset: Dataset,
+    task: Task,
+    stream: Scored,
+    folds: Sequence[pd.DataFrame],
+    metrics: Mapping[str, Any],
+) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """Write the tables and the figures of all folds together; returns `per_class.csv` and the figures."""
+    layout, classes = options.layout, task_classes(dataset, task)
+    name = f"{task}-{stream}"
+    predictions = pd.concat(folds, ignore_index=True)
+    probs, labels = class_probabilities(predictions, classes), label_indices(predictions["label"], classes)
+    known = labels != IGNORED
+    folder = layout.root / "tables" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    matrix = confusion_matrix(labels[known], probs[known].argmax(axis=1), len(classes))
+    write_records(folder / "per_class.csv", per_class_table(probs[known], labels[known], classes))
+    write_records(folder / "confusion.csv", [dict(zip(classes, map(int, row), strict=True)) for row in matrix])
+    per_class = read_text_table(folder / "per_class.csv")
+    background = dataset.card.background if task == "frame" else None
+    svgs = evaluation_figures(
+        name, metrics, predictions, per_class, read_confusion(folder / "confusion.csv"), background=background
+    )
+    write_figures(layout.root / "figures" / name, svgs)
+    rows = per_class.to_dict("records")
+    return [{str(column): value for column, value in row.items()} for row in rows], svgs
 
 
-def sample_frames(dataset: Dataset, videos: Sequence[Video], frames: FrameStore) -> list[tuple[str, np.ndarray]]:
-    """A strip of three frames from the first video of each class, side by side."""
+def mistakes_of(
+    options: StageOptions, task: Task, stream: Scored, folds: Sequence[pd.DataFrame], sha256: Mapping[str, str],
+    frames: FrameStore,
+) -> list[Mistake]:  # fmt: skip
+    """The surest mistakes of the first seed in all folds, with frames of the video or of around the moment."""
+    names = [training_name(task, stream, fold, options.experiment.seed) for fold in options.experiment.folds]
+    tables = [table.assign(evaluation=name, row=range(len(table))) for name, table in zip(names, folds, strict=True)]
     found = []
-    for label in dataset.classes[:NUM_SAMPLES]:
-        video = next((v for v in videos if v.label == label and v.status == "ok" and usable(frames, v)), None)
-        if video is not None:
-            found.append((label, np.concatenate(frame_strip(frames, video.sha256, 3), axis=1)))
+    for _, row in confident_mistakes(pd.concat(tables, ignore_index=True), NUM_MISTAKES).iterrows():
+        when = float(row["time_seconds"]) if task == "frame" else None
+        strip: list[np.ndarray] = []
+        if options.experiment.backbone:
+            strip = frame_strip(frames, sha256[str(row["video_id"])], STRIP_FRAMES, when)
+        found.append(
+            Mistake(
+                evaluation=str(row["evaluation"]),
+                row=int(row["row"]),
+                video_id=str(row["video_id"]),
+                label=str(row["label"]),
+                predicted=str(row["predicted"]),
+                score=str(row["score"]),
+                time_seconds="" if when is None else str(row["time_seconds"]),
+                frames=strip,
+            )
+        )
     return found
 
 
-def usable(frames: FrameStore, video: Video) -> bool:
-    """Whether frames of a video could be decoded."""
-    return frames.verdict(video.sha256).status != "rejected"
-
-
-def decoding_in_words(layout: Layout) -> str:
-    """How many videos decoded well, in part, or not at all."""
-    status = pd.read_csv(layout.decoded, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")["status"]
-    return ", ".join(f"{(status == word).sum()} {word}" for word in ("ok", "damaged", "rejected"))
-
-
-def view_in_words(options: StageOptions) -> str:
-    """How the model looks at a video."""
-    view = options.experiment.view
-    clips = f"clips of {view.clip_frames} frames every {view.clip_stride}" if view.clip_frames else "whole videos"
-    if not view.has_pictures:
-        return f"{view.fps:g} timesteps a second, {clips}"
-    seen = f"centre {view.crop} pixels"
-    if view.crops > 1:
-        seen = f"{view.crops} crops of {view.crop} pixels (centre and corners, and these mirrored)"
-    return f"{view.fps:g} frames a second, shorter side {view.short_side} pixels, {seen}, {clips}"
-
-
-def backbone_in_words(settings: StreamSettings) -> str:
-    """Which CNN, cut at which layer, with which weights, and how these were trained on."""
-    backbone, finetune = settings.backbone, settings.finetune
-    if backbone is None:
-        return "none: the features came ready-made"
-    words = [
-        backbone.name,
-        f"layer {backbone.layer}" if backbone.layer else "",
-        f"weights: {Path(backbone.weights).name}",
-    ]
-    if finetune is not None:
-        words.append(f"fine-tuned in each fold on single frames for {finetune.epochs} epochs")
-        if finetune.end_to_end is not None:
-            windows = finetune.end_to_end
-            words.append(f"then with an LSTM on windows of {windows.clip_frames} frames for {windows.epochs} epochs")
-    return ", ".join(filter(None, words))
-
-
-def streams_in_words(experiment: Experiment) -> dict[str, str]:
-    """The CNN of each stream, and how the two are fused."""
-    facts = {"backbone": backbone_in_words(experiment.stream("rgb"))}
-    if experiment.flow is not None:
-        flow = experiment.flow
-        chosen = "chosen on the validation side of each fold" if flow.weight == "validation" else f"{flow.weight:g}"
-        facts |= {
-            "optical flow": f"{flow.method}; {backbone_in_words(experiment.stream('flow'))}",
-            "fusion": f"mean of the streams' probabilities, weight of flow: {chosen}",
-        }
-    return facts
-
-
-def provenance(options: StageOptions, layout: Layout) -> dict[str, str]:
-    """What made these numbers: versions of code and packages, hashes of weights, keys of features."""
-    experiment = options.experiment
-    pairs = itertools.product(experiment.streams, experiment.folds)
-    names = {representation(experiment, stream, fold): experiment.stream(stream).view for stream, fold in pairs}
-    made = {}
-    for name, view in names.items():
-        facts = json.loads((layout.backbone(name) / "backbone.json").read_text(encoding="utf-8"))
-        made[f"{name} weights"] = facts["weights_sha256"]
-        made[f"{name} features key"] = features_key(view, facts["name"], facts["weights_sha256"])
-    return {
-        **git_state(),
-        **made,
-        "seeds": ", ".join(map(str, experiment.seeds)),
-        **{name: importlib.metadata.version(name) for name in PACKAGES},
-    }
+def read_picture(path: Path) -> np.ndarray:
+    """A picture file as (H, W, 3) uint8 RGB; raises DataError when it is none."""
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise DataError(f"{path}: cannot be read as a picture; run the stage `probe` again")
+    return np.asarray(picture[..., ::-1])

@@ -20,7 +20,8 @@ from pipeline.features.store import FeatureStore
 from pipeline.files import explaining_full_disk, write_table, write_text
 from pipeline.models.modelfolder import Model, ModelSpec, save_model
 from pipeline.models.recurrent import RecurrentClassifier
-from pipeline.reporting.figures import gradient_figure, history_figure
+from pipeline.reporting.figures import training_figures
+from pipeline.stages.figures import write_figures
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.stages.provenance import run_tags
 from pipeline.stages.samples import Sample, labelled_answers, read_samples, task_classes
@@ -134,8 +135,9 @@ def train_one(options: StageOptions, world: World) -> None:
         model = calibrated(Model(spec, network), sides["val"])
         with explaining_full_disk(folder / "model"):
             save_model(folder / "model", model, backbone_file)
-        run.log_figure(history_figure(pd.DataFrame(history)), "curves.png")
-        run.log_figure(gradient_figure({name: norms.numpy() for name, norms in reach.items()}), "gradients.png")
+        by_distance = {name: norms.numpy() for name, norms in reach.items()}
+        svgs = training_figures(folder.name, pd.DataFrame(history), by_distance)
+        run.log_folder(write_figures(folder / "figures", svgs), "figures")
         run.log_dict(experiment.model_dump(mode="json"), "config.yaml")
         run.log_model(
             folder / "model",

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.metricnames import clean_names, flatten
 from tests.conftest import ROOT, make_toy, write_toy_video
 from tests.conftest import run_command as run
 
@@ -73,6 +74,53 @@ def test_the_model_learned_the_direction(built):
     assert scores["clip"]["rgb"]["reversed_opposite"] == 1.0
     shown = run(built, "dvc", "metrics", "show", "--json")
     assert "artifacts/toy/metrics.json" in shown
+
+
+def test_dvc_mlflow_and_the_page_show_the_same_scores_and_figures(built):
+    text = run(built, "dvc", "metrics", "show", "--json")
+    shown = json.loads(text[text.index("{") : text.rindex("}") + 1])[""]["data"]
+    run(built, "dvc", "plots", "show", "--out", "plots")
+    plotted = (built / "plots/index.html").read_text()
+    page = (built / "artifacts/toy/report.html").read_text()
+    for name in ("clip-rgb-fold1-seed0", "frame-rgb-fold1-seed0"):
+        file = f"artifacts/toy/evaluations/{name}/metrics.json"
+        scores = json.loads((built / file).read_text())
+        assert shown[file]["data"] == scores
+        run_id = json.loads((built / f"artifacts/toy/trainings/{name}/mlflow_run.json").read_text())["run_id"]
+        logged = mlflow_run(built, run_id)
+        flat = {key: value for key, value in flatten(scores).items() if isinstance(value, int | float | None)}
+        assert len(flat) > 30
+        names = clean_names(flat)
+        for key, value in flat.items():
+            if value is None:
+                assert names[key] in logged["tags"]["metrics.not_finite"].split(", ")
+            else:
+                assert logged["metrics"][names[key]] == value
+        drawn = [*built.glob(f"artifacts/toy/*/{name}/figures/*.svg")]
+        assert {"ladder", "confusion", "calibration", "curves", "gradients"} <= {figure.stem for figure in drawn}
+        for figure in drawn:
+            svg = figure.read_text()
+            assert svg.strip() in page
+            assert (built / f"mlruns/toy/{run_id}/artifacts/figures/{figure.name}").read_text() == svg
+            copy = "workspace_" + "_".join(figure.relative_to(built).parts)
+            assert (built / "plots/static" / copy).read_text() == svg
+            assert f'src="static/{copy}"' in plotted
+
+
+def mlflow_run(root: Path, run_id: str) -> dict:
+    """Metrics and tags of a run, read by a process of its own."""
+    return json.loads(
+        run(
+            root,
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            "import json, mlflow\n"
+            f"data = mlflow.MlflowClient('sqlite:///mlflow.db').get_run('{run_id}').data\n"
+            "print(json.dumps({'metrics': data.metrics, 'tags': data.tags}))",
+        ).splitlines()[-1]
+    )
 
 
 def test_runtime_settings_rebuild_nothing(built):

@@ -56,7 +56,8 @@ def code_deps(stage: str) -> set[str]:
 
 def other_files(stage: str) -> set[str]:
     """Files of the package that are read without being imported."""
-    files = {"train": {"pipeline/serving.py"}, "report": {"pipeline/reporting/report.html"}}
+    page = {f"pipeline/reporting/report.{ending}" for ending in ("html", "css", "js")}
+    files = {"train": {"pipeline/serving.py"}, "report": page}
     return files.get(stage, set())
 
 

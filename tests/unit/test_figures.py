@@ -1,5 +1,6 @@
 """Figures: what is drawn where, and SVG that is the same every time and reads on any ground."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 from typing import Any
 
@@ -9,21 +10,18 @@ import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from pipeline.reporting.figures import (
-    BLUE,
-    INK,
-    class_colors,
+from pipeline.reporting.figures import evaluation_figures, timelines, training_figures
+from pipeline.reporting.numbers import interval_text
+from pipeline.reporting.scorefigures import (
+    calibration_figure,
     confusion_figure,
-    gradient_figure,
-    history_figure,
-    interval_text,
+    coverage_figure,
+    detection_figure,
     ladder_figure,
-    over_time_figure,
     per_class_figure,
-    reliability_figure,
-    timeline_figure,
-    to_svg,
 )
+from pipeline.reporting.svg import ALONE, BLUE, INK, class_colors, to_svg
+from pipeline.reporting.timefigures import gradient_figure, history_figure, over_time_figure, timeline_figure
 
 HISTORY = pd.DataFrame(
     {
@@ -48,6 +46,15 @@ RELIABILITY = [
     {"low": 0.0, "high": 0.5, "count": 0, "mean_confidence": float("nan"), "accuracy": float("nan")},
     {"low": 0.5, "high": 1.0, "count": 4, "mean_confidence": 0.8, "accuracy": 0.75},
 ]
+SCORE, RIGHT = np.array([0.9, 0.5, 0.8, 0.7, 0.5]), np.array([True, False, True, False, True])
+CURVE = pd.DataFrame(
+    {
+        "class": "fall",
+        "threshold": [1.0, 0.5, 0.0],
+        "recall": [0.0, 0.5, 1.0],
+        "false_alarms_per_hour": [0.0, 2.0, 40.0],
+    }
+)
 
 
 def timeline() -> Figure:
@@ -61,7 +68,9 @@ FIGURES = {
     "confusion": lambda: confusion_figure(np.array([[3, 1], [0, 2]]), ["run", "walk"]),
     "ladder": lambda: ladder_figure(METRICS),
     "timeline": timeline,
-    "reliability": lambda: reliability_figure(RELIABILITY),
+    "calibration": lambda: calibration_figure(RELIABILITY, RELIABILITY),
+    "coverage": lambda: coverage_figure(SCORE, RIGHT, SCORE > 0.6, 0.9),
+    "detection": lambda: detection_figure(CURVE, 1.0),
     "per_class": lambda: per_class_figure(PER_CLASS),
 }
 
@@ -78,9 +87,11 @@ def test_svg_is_the_same_every_time_and_takes_the_colour_of_the_page(name: str) 
     root = ElementTree.fromstring(svg)
     assert root.get("aria-label") == f"a {name} & <more>"
     assert "currentColor" in svg
-    assert INK not in svg
-    assert "DejaVu" not in svg
-    assert "<style" not in svg  # it would style the whole page
+    assert INK not in svg.replace(ALONE, "")
+    assert svg.count("DejaVu") == ALONE.count("DejaVu")
+    assert svg.count("<style") == 1
+    assert "svg:root {" in ALONE  # anything else would style the whole page
+    assert not [number for number in re.findall(r"\d+\.\d{3,}", svg)]
     assert svg.count("http://") + svg.count("https://") == 2  # the two namespaces
     assert root.findall(".//{http://www.w3.org/2000/svg}text"), "text must stay text"
 
@@ -205,10 +216,43 @@ def test_a_history_without_validation_has_no_ring() -> None:
 
 
 def test_bins_without_videos_have_no_bar() -> None:
-    above, below = reliability_figure(RELIABILITY).axes
+    above, below = calibration_figure(None, RELIABILITY).axes
     (bar,) = above.patches
     assert (bar.get_x(), bar.get_height()) == (0.5, 0.75)
     assert below.patches[0].get_height() == 4
+
+
+def test_confidence_is_shown_before_and_after_calibration() -> None:
+    figure = calibration_figure([{**RELIABILITY[1], "accuracy": 0.25}], RELIABILITY)
+    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["before calibration", "after calibration"]
+    assert [axes.patches[0].get_height() for axes in figure.axes[:2]] == [0.25, 0.75]
+
+
+def test_the_surest_answers_come_first_and_equally_sure_ones_together() -> None:
+    (axes,) = coverage_figure(SCORE, RIGHT, SCORE > 0.6, 0.9).axes
+    curve, wanted, ring = axes.lines
+    # 0.9 right, 0.8 right, 0.7 wrong, and two of 0.5 of which one is right.
+    assert curve.get_xdata().tolist() == pytest.approx([0.2, 0.4, 0.6, 1.0])
+    assert curve.get_ydata().tolist() == pytest.approx([1.0, 1.0, 2 / 3, 3 / 5])
+    assert wanted.get_ydata()[0] == 0.9
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == pytest.approx((0.6, 2 / 3))
+    (alone,) = coverage_figure(SCORE, RIGHT, SCORE > 1).axes
+    assert len(alone.lines) == 1  # no answer is sure: there is no threshold to mark
+
+
+def test_many_answers_are_drawn_with_few_points() -> None:
+    count = 50_000
+    (axes,) = coverage_figure(np.linspace(0, 1, count), np.ones(count, bool), np.zeros(count, bool)).axes
+    assert 900 < len(axes.lines[0].get_xdata()) < 1100
+    assert axes.lines[0].get_xdata()[-1] == 1
+
+
+def test_recall_stands_over_false_alarms_and_the_allowed_rate_is_marked() -> None:
+    (axes,) = detection_figure(CURVE, 1.0).axes
+    curve, allowed = axes.lines
+    assert curve.get_xdata().tolist() == [0.0, 2.0, 40.0]
+    assert curve.get_ydata().tolist() == [0.0, 0.5, 1.0]
+    assert allowed.get_xdata()[0] == 1.0
 
 
 def test_classes_stand_in_order_of_f1_also_where_precision_is_not_defined() -> None:
@@ -255,3 +299,64 @@ def test_certainty_over_time_has_a_panel_for_each_video() -> None:
     assert truth.get_ydata().tolist() == [0.2, 0.2]
     assert answer.get_ydata().tolist() == [0.7, 0.7]
     assert np.isnan(shown[0].lines[0].get_ydata()[0])
+
+
+def predictions(time: bool = False) -> pd.DataFrame:
+    """Two videos, or two recordings of two timesteps: the first right and the second wrong."""
+    table = pd.DataFrame({"video_id": ["a", "b"], "label": ["run", "walk"], "predicted": "run", "score": [0.9, 0.6]})
+    if time:
+        table = pd.concat([table.assign(time_seconds=0.0), table.assign(time_seconds=0.5)], ignore_index=True)
+    return table
+
+
+@pytest.mark.slow
+def test_an_evaluation_has_the_figures_that_its_tables_give() -> None:
+    always = {"ladder", "confusion", "per_class", "calibration", "coverage"}
+    per_class = pd.DataFrame(PER_CLASS)
+    matrix = np.array([[1, 0], [1, 0]])
+    assert set(evaluation_figures("x", METRICS, predictions(), per_class, matrix)) == always
+    shown = evaluation_figures(
+        "x", METRICS, predictions(time=True), per_class, matrix, background="walk", detection=CURVE,
+        over_time=over_time(2),
+    )  # fmt: skip
+    assert set(shown) == always | {"timeline", "detection", "over_time"}
+    assert all('aria-label="x: ' in svg for svg in shown.values())
+    assert "before calibration" not in shown["calibration"]
+    answered = predictions().assign(uncalibrated=[0.95, 0.8], sure=[1, 0])
+    told = {**METRICS, "calibration": {"wanted_precision": 0.9}}
+    both = evaluation_figures("x", told, answered, per_class, matrix, detection=CURVE[:0])
+    assert "before calibration" in both["calibration"]
+    assert "at the threshold" in both["coverage"]
+    assert set(both) == always  # a card without alarms has a table of no rows
+
+
+def test_a_training_has_curves_and_gradients() -> None:
+    shown = training_figures("x", HISTORY, {"before": np.ones(3)})
+    assert set(shown) == {"curves", "gradients"}
+    assert not [text for svg in shown.values() for text in svg.split(">") if "mathdefault" in text]
+
+
+def test_timelines_go_from_the_worst_to_the_best() -> None:
+    rows = [
+        {"video_id": f"r{video}.mp4", "time_seconds": str(step / 10), "label": "" if step == 9 else "walk",
+         "predicted": "idle" if step < video else "walk"}
+        for video in range(8) for step in range(10)
+    ]  # fmt: skip
+    found = timelines(pd.DataFrame(rows), ["idle", "walk"])
+    assert [video[0].split()[0] for video in found] == [f"r{number}.mp4" for number in (7, 6, 4, 3, 1, 0)]
+    assert found[0][0].endswith("0.22")
+
+
+def over_time(count: int, **more: Any) -> pd.DataFrame:
+    row = {"label": "sit", "predicted": "NA", "label_probability": 0.2, "predicted_probability": 0.7, "weight": 0.5}
+    steps = [{"video_id": f"v{n}", "time_seconds": step / 8, **row, **more} for n in range(count) for step in range(2)]
+    return pd.DataFrame(steps)
+
+
+def test_recordings_have_their_names_and_no_weights_over_time() -> None:
+    rows = over_time(6)
+    rows.loc[1, "predicted"] = "sit"
+    axes = over_time_figure(rows).axes
+    assert [one.get_title(loc="left") for one in axes] == ["v0", "v1", "v2", "v3"]
+    assert not axes[0].collections
+    assert over_time_figure(over_time(1)).axes[0].collections

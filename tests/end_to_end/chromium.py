@@ -1,0 +1,126 @@
+"""A page in headless Chromium: what it says on the console, what it asks the network for, how wide it is."""
+
+import asyncio
+import base64
+import json
+import shutil
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+ENTER = "press Enter"  # in the place of a script
+OPTIONS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0",
+)  # fmt: skip
+
+
+@dataclass
+class Seen:
+    """What a page did: console errors and exceptions, requested addresses, values of scripts, a screenshot as PNG."""
+
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+    png: bytes = b""
+    pdf: bytes = b""
+
+
+def find_chromium() -> str | None:
+    """Path of a Chromium, None without one."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def look_at(
+    page: Path,
+    profile: Path,
+    *,
+    width: int = 1280,
+    dark: bool = False,
+    scripts: tuple[str, ...] = (),
+    shoot: bool = False,
+) -> Seen:
+    """Open a file in a window of this width, run scripts (or press ENTER) one after the other, say what was seen."""
+    command = [str(find_chromium()), *OPTIONS, f"--user-data-dir={profile}", "about:blank"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as browser:
+        try:
+            return asyncio.run(_drive(page, profile, width, dark, scripts, shoot))
+        finally:
+            browser.terminate()
+
+
+async def _drive(page: Path, profile: Path, width: int, dark: bool, scripts: tuple[str, ...], shoot: bool) -> Seen:
+    import aiohttp
+
+    seen = Seen()
+    async with aiohttp.ClientSession() as session:
+        port = await _port(profile)
+        async with session.get(f"http://127.0.0.1:{port}/json/list") as reply:
+            (tab,) = [one for one in await reply.json() if one["type"] == "page"]
+        async with session.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+            number = 0
+
+            async def call(method: str, **params: Any) -> dict[str, Any]:
+                nonlocal number
+                number += 1
+                await socket.send_json({"id": number, "method": method, "params": params})
+                while True:
+                    message = await socket.receive_json(timeout=60)
+                    _note(seen, message)
+                    if message.get("id") == number:
+                        assert "error" not in message, message
+                        return dict(message["result"])
+
+            for domain in ("Page", "Runtime", "Log", "Network"):
+                await call(f"{domain}.enable")
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            await call("Emulation.setDeviceMetricsOverride", **size)
+            scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+            await call("Emulation.setEmulatedMedia", features=[scheme])
+            await call("Page.navigate", url=page.absolute().as_uri())
+            for _ in range(200):
+                state = await call("Runtime.evaluate", expression="document.readyState + location.protocol")
+                if state["result"]["value"] == "completefile:":
+                    break
+                await asyncio.sleep(0.05)
+            for script in scripts:
+                if script == ENTER:
+                    key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13}
+                    await call("Input.dispatchKeyEvent", type="keyDown", text="\r", **key)
+                    await call("Input.dispatchKeyEvent", type="keyUp", **key)
+                    continue
+                done = await call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+                assert "exceptionDetails" not in done, done
+                seen.values.append(done["result"].get("value"))
+            if shoot:
+                shot = await call("Page.captureScreenshot", captureBeyondViewport=True)
+                seen.png = base64.b64decode(shot["data"])
+                seen.pdf = base64.b64decode((await call("Page.printToPDF"))["data"])
+            with suppress(TimeoutError, asyncio.TimeoutError):
+                while True:  # what is still on its way
+                    _note(seen, json.loads((await socket.receive(timeout=0.3)).data))
+    return seen
+
+
+def _note(seen: Seen, message: dict[str, Any]) -> None:
+    method, params = message.get("method", ""), message.get("params", {})
+    if method == "Network.requestWillBeSent":
+        seen.requests.append(params["request"]["url"])
+    elif method == "Runtime.exceptionThrown":
+        seen.errors.append(params["exceptionDetails"]["text"])
+    elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
+        seen.errors.append(str(params["args"]))
+    elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
+        seen.errors.append(params["entry"]["text"])
+
+
+async def _port(profile: Path) -> int:
+    file = profile / "DevToolsActivePort"
+    for _ in range(400):
+        if file.is_file() and (lines := file.read_text().splitlines()):
+            return int(lines[0])
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"Chromium did not start: no {file} after 20 s")
