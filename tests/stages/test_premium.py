@@ -1,10 +1,12 @@
 """The leakage premium on the toy, in which every person is drawn alike: dividing people changes little."""
 
+import itertools
 import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -133,3 +135,54 @@ def test_what_must_be_there_first(toy):
     videos.write_text("\n".join([lines[0], *ungrouped]) + "\n")
     with pytest.raises(DataError, match=r"splits\.csv: a random split divides no group, so there is no premium"):
         measure()
+
+
+SOURCES_CARD = """
+name: toy
+title: Clips that show their source and nothing of their class
+licence: none
+source: drawn by the test
+media: media/toy
+features: {folder: features, fps: 10.0, layout: time_first}
+labels: {csv: {file: labels.csv}}
+groups: [{column: source}]
+splits: {kfold: {folds: 3, validation: 0.3, seed: 0}}
+"""
+SOURCES_CONFIG = """
+dataset: toy
+seed: 0
+folds: [1, 2, 3]
+view: {fps: 10.0, short_side: 0, crop: 0}
+backbone: null
+train:
+  clip: {hidden_size: 16, epochs: 15, lr: 0.01, batch_size: 8, dropout: 0.0}
+evaluate: {bootstrap_samples: 300}
+"""
+
+
+def test_what_a_model_knows_of_sources_alone_is_found_to_be_premium(tmp_path, monkeypatch):
+    """Each source has a look and, at random, a class: grouped folds leave nothing to learn, random ones everything."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    rows = ["path,label,source"]
+    texts = {"datasets/toy/card.yaml": SOURCES_CARD, "datasets/toy/classes.txt": "left\nright\n"}
+    for name, text in {**texts, "configs/toy.yaml": SOURCES_CONFIG}.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+    Path("media/toy/features").mkdir(parents=True)
+    for source in range(24):
+        look = 3 * np.random.default_rng(source).normal(size=32)
+        for take in range(4):
+            noise = np.random.default_rng([source, take]).normal(size=(6, 32))
+            np.save(f"media/toy/features/s{source:02d}-{take}.npy", (look + noise).astype(np.float32))
+            rows.append(f"features/s{source:02d}-{take}.npy,{('left', 'right')[source % 2]},s{source:02d}")
+    Path("media/toy/labels.csv").write_text("\n".join(rows) + "\n")
+    for name in ("index", "decode", "finetune", "extract"):
+        run_stage(name)
+    for fold, name in itertools.product("123", ("train", "evaluate")):
+        run_stage(name, "--task", "clip", "--fold", fold)
+    found = measure()["clip"]
+    assert found["folds"] == 3
+    assert found["random"]["score"] > 0.8
+    assert found["grouped"]["score"] < 0.6
+    assert found["premium_low"] > 0.1
