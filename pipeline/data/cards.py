@@ -28,10 +28,8 @@ def _regex(pattern: str) -> str:
 
 
 # Columns of predictions.csv and controls.csv, which have a column for each class beside these.
-RESERVED = {"video_id", "group", "seconds", "clips", "clips_right", "step", "time_seconds", "label", "predicted"} | {
-    "score",
-    "control",
-}
+RESERVED = {"video_id", "group", "seconds", "clips", "clips_right", "step", "time_seconds"}
+RESERVED |= {"label", "predicted", "score", "control"}
 Text = Annotated[str, Field(min_length=1)]
 RelativePath = Annotated[str, AfterValidator(_relative)]
 Regex = Annotated[str, AfterValidator(_regex)]
