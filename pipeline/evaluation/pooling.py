@@ -93,12 +93,13 @@ def add_clip_level(scores: Mapping[str, object], clip_level: Mapping[str, object
 
 def pool_detection(tables: Tables, alarms: Alarms, *, samples: int, seed: int) -> dict[str, dict[str, float]]:
     """`detection_scores` of each alarm class, folds together."""
-    runs = {number: list(_answered([fold[0] for fold in folds])) for number, folds in tables.items()}
-    videos = next(iter(runs.values()))
+    _predictions(tables)
+    runs = [[fold[0] for fold in folds] for folds in tables.values()]
+    videos = _rows_of_videos(runs[0])
     return {
         name: detection_scores(
-            _footage(videos, name, alarms),
-            [[rows[name].to_numpy(dtype=np.float64) for rows in run] for run in runs.values()],
+            _footage(runs[0], videos, name, alarms),
+            [_scores(run, videos, name) for run in runs],
             alarms.rate_per_hour,
             samples=samples,
             seed=seed,
@@ -109,31 +110,43 @@ def pool_detection(tables: Tables, alarms: Alarms, *, samples: int, seed: int) -
 
 def detection_table(predictions: pd.DataFrame, alarms: Alarms) -> list[dict[str, object]]:
     """Rows of `detection.csv`: each alarm class's curve over the thresholds."""
-    videos = list(_answered([predictions]))
+    folds = [predictions]
+    videos = _rows_of_videos(folds)
     rows = []
     for name in alarms.classes:
-        scores = [video[name].to_numpy(dtype=np.float64) for video in videos]
-        rows += detection_rows(name, _footage(videos, name, alarms), scores, alarms.rate_per_hour)
+        footage = _footage(folds, videos, name, alarms)
+        rows += detection_rows(name, footage, _scores(folds, videos, name), alarms.rate_per_hour)
     return rows
 
 
-def _answered(folds: Sequence[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """The rows of each video: one of the clip task, those of its timesteps of the frame task."""
-    if "time_seconds" in folds[0]:
-        yield from _videos(folds)
-        return
-    for fold in folds:
-        for row in range(len(fold)):
-            yield fold.iloc[row : row + 1]
+def _rows_of_videos(folds: Sequence[pd.DataFrame]) -> list[np.ndarray]:
+    """Where each video stands in the folds put together: one row of the clip task, a row a timestep of the frame task.
+
+    A video that is tested in two folds stands there twice.
+    """
+    if "time_seconds" not in folds[0]:
+        return list(np.arange(sum(len(fold) for fold in folds))[:, None])
+    starts = np.cumsum([0, *(len(fold) for fold in folds)])
+    by_fold = (fold.groupby("video_id", sort=False).indices.values() for fold in folds)
+    return [start + rows for start, videos in zip(starts[:-1], by_fold, strict=True) for rows in videos]
 
 
-def _footage(videos: Sequence[pd.DataFrame], name: str, alarms: Alarms) -> Footage:
-    has_delay = "time_seconds" in videos[0]
+def _scores(folds: Sequence[pd.DataFrame], videos: Sequence[np.ndarray], name: str) -> list[np.ndarray]:
+    scores = pd.concat([fold[name] for fold in folds]).to_numpy(dtype=np.float64)
+    return [scores[rows] for rows in videos]
+
+
+def _footage(folds: Sequence[pd.DataFrame], videos: Sequence[np.ndarray], name: str, alarms: Alarms) -> Footage:
+    has_delay = "time_seconds" in folds[0]
+    whole = pd.concat(folds, ignore_index=True)
+    event, known, groups = (whole["label"] == name).to_numpy(), (whole["label"] != "").to_numpy(), whole["group"]
+    seconds = np.full(len(whole), alarms.step_seconds) if has_delay else whole["seconds"].to_numpy(dtype=np.float64)
+    first = [int(rows[0]) for rows in videos]
     return Footage(
-        event=[(rows["label"] == name).to_numpy() for rows in videos],
-        known=[(rows["label"] != "").to_numpy() for rows in videos],
-        groups=[str(rows["group"].iloc[0]) for rows in videos],
-        step_seconds=np.array([alarms.step_seconds if has_delay else rows["seconds"].iloc[0] for rows in videos]),
+        event=[event[rows] for rows in videos],
+        known=[known[rows] for rows in videos],
+        groups=groups.iloc[first].astype(str).tolist(),
+        step_seconds=seconds[first],
         has_delay=has_delay,
     )
 

@@ -1,5 +1,6 @@
 """Stage `audit`: do the sides of the split share pictures, and do file properties alone tell the classes."""
 
+import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -30,8 +31,11 @@ NUM_SHOWN = 3
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write `properties.csv`, `leaks.json` and `shortcut.json`; a leak that is not allowed is a LeakError."""
-    options = stage_options(__doc__, argv, allow_leak=True)
+    """Write `properties.csv`, `leaks.json` and `shortcut.json`; a leak that is not allowed is a LeakError.
+
+    With `--premium`, which takes as long as training does and needs finished evaluations, `premium.json` too.
+    """
+    options = stage_options(__doc__, argv, allow_leak=True, premium=True)
     layout = options.layout
     layout.leaks.unlink(missing_ok=True)  # of an earlier run: this one may find what stops the stages after it
     dataset = dataset_of(options.experiment)
@@ -48,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     folds = read_folds(options)
     check_leaks(options, dataset, videos, prints, folds)
     check_shortcut(options, dataset, videos, properties, folds)
+    if options.premium:
+        # Imported by name: it trains, and the stage that DVC runs does not depend on the code that does.
+        importlib.import_module("pipeline.stages.premium").leakage_premium(options)
 
 
 def fingerprints(options: StageOptions, videos: Sequence[Video]) -> dict[str, Fingerprint]:

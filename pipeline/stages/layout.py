@@ -90,7 +90,7 @@ class Layout:
 
     def probe(self, name: str) -> Path:
         """Folder of what the bias probe found of one training."""
-        return self.root / "probes" / name
+        return self.evaluation(name) / "probe"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class StageOptions:
     """The options of a stage, read; those it does not take have their defaults.
 
     seed: of the training. Everything else is drawn from `experiment.seed`, so that trainings differ in nothing else.
-    allow_leak: by the experiment, or by hand.
+    allow_leak: by the experiment, or by hand. premium: whether the leakage premium is asked for.
     """
 
     name: str
@@ -111,6 +111,7 @@ class StageOptions:
     seed: int
     media: Path | None
     allow_leak: bool = False
+    premium: bool = False
 
     @property
     def settings(self) -> StreamSettings:
@@ -172,6 +173,7 @@ def stage_options(
     seed: bool = False,
     media: bool = False,
     allow_leak: bool = False,
+    premium: bool = False,
 ) -> StageOptions:
     """Parse a stage's command line: `--config` always, the other options where the stage takes them.
 
@@ -193,6 +195,10 @@ def stage_options(
     if allow_leak:
         parser.add_argument(
             "--allow-leak", action="store_true", help="go on with a split that leaks; every score says so"
+        )
+    if premium:
+        parser.add_argument(
+            "--premium", action="store_true", help="and train once more on a random split: what would leaking add?"
         )
     options = parser.parse_args(argv)
     experiment = load_experiment(options.config)
@@ -216,4 +222,5 @@ def stage_options(
         seed=numbers["seed"],
         media=getattr(options, "media", None),
         allow_leak=experiment.audit.allow_leak or getattr(options, "allow_leak", False),
+        premium=getattr(options, "premium", False),
     )

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = {path.name: read_scores(path) for path in checks(layout)}
     config = Source(f"configs/{options.name}.yaml", experiment.model_dump(mode="json"))
     audit = Source(layout.audit.name, files[layout.audit.name])
-    probes = sorted((layout.root / "probes").glob("*/probe.json"))
+    probes = sorted((layout.root / "evaluations").glob("*/probe/probe.json"))
     by_id = {video.video_id: video.sha256 for video in videos}
     page = render_report(
         ReportData(
