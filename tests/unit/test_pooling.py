@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import DataError
 from pipeline.evaluation.clip_metrics import auc
 from pipeline.evaluation.intervals import bootstrap_mean
-from pipeline.evaluation.pooling import pool_clip, pool_frame
+from pipeline.evaluation.pooling import between_trainings, pool_clip, pool_frame
 
 CLASSES = ("no", "yes")
 SETTINGS = {"samples": 200, "seed": 0}
@@ -114,3 +114,14 @@ def test_seeds_that_were_scored_on_other_videos_are_refused() -> None:
         pool_clip({0: []}, CLASSES, {}, **SETTINGS)
     with pytest.raises(DataError, match="no fold to pool"):
         pool_frame({}, CLASSES, None, **SETTINGS)
+
+
+def test_trainings_have_a_mean_and_a_deviation_of_the_scores_that_all_have() -> None:
+    trainings = [
+        {"top1": 0.5, "auc": None, "num_videos": 10, "ece": 0.1},
+        {"top1": 0.7, "auc": 0.9, "num_videos": 20, "ece": 0.1},
+        {"top1": 0.9, "auc": 0.8, "num_videos": 30, "ece": 0.1},
+    ]
+    found = between_trainings(trainings)
+    assert found["mean"] == pytest.approx({"top1": 0.7, "ece": 0.1})
+    assert found["deviation"] == pytest.approx({"top1": 0.2, "ece": 0.0})
