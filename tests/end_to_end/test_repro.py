@@ -208,7 +208,7 @@ def test_the_run_says_what_was_trained_on_what(built):
     assert found["metrics"]["test/frame/acc"] >= 0.9
     assert found["epochs"] >= 5
     assert found["inputs"] == ["train", "val"]
-    assert {"confusion.png", "controls.png", "curves.png", "per_class.json", "config.yaml"} <= set(found["files"])
+    assert {"figures", "per_class.json", "config.yaml"} <= set(found["files"])
 
 
 def test_the_logged_model_predicts_in_another_process(built):

@@ -7,7 +7,15 @@ import pytest
 from pipeline.errors import DataError
 from pipeline.evaluation.clip_metrics import auc
 from pipeline.evaluation.intervals import bootstrap_mean
-from pipeline.evaluation.pooling import Alarms, detection_table, pool_calibration, pool_clip, pool_detection, pool_frame
+from pipeline.evaluation.pooling import (
+    Alarms,
+    between_trainings,
+    detection_table,
+    pool_calibration,
+    pool_clip,
+    pool_detection,
+    pool_frame,
+)
 
 CLASSES = ("no", "yes")
 SETTINGS = {"samples": 200, "seed": 0}
@@ -180,3 +188,14 @@ def test_alarms_in_recordings_have_a_delay() -> None:
     found = pool_detection({0: folds}, Alarms(["yes"], 1.0, 0.5), **SETTINGS)["yes"]
     assert (found["threshold"], found["recall"], found["delay_seconds"]) == (0.9, 1.0, 0.5)
     assert found["hours_without"] == pytest.approx(5 * 0.5 / 3600)
+
+
+def test_trainings_have_a_mean_and_a_deviation_of_the_scores_that_all_have() -> None:
+    trainings = [
+        {"top1": 0.5, "auc": None, "num_videos": 10, "ece": 0.1},
+        {"top1": 0.7, "auc": 0.9, "num_videos": 20, "ece": 0.1},
+        {"top1": 0.9, "auc": 0.8, "num_videos": 30, "ece": 0.1},
+    ]
+    found = between_trainings(trainings)
+    assert found["mean"] == pytest.approx({"top1": 0.7, "ece": 0.1})
+    assert found["deviation"] == pytest.approx({"top1": 0.2, "ece": 0.0})
