@@ -80,8 +80,9 @@ def _jpeg(figure: Figure) -> bytes:
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in letters the font lacks
-        canvas.draw()
-    pixels = cv2.cvtColor(np.asarray(canvas.buffer_rgba()), cv2.COLOR_RGBA2BGR)
+        canvas.draw()  # type: ignore[no-untyped-call]
+        rgba = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    pixels = cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGR)
     for quality in QUALITIES:
         sheet = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
         if len(sheet) <= MAX_BYTES:

@@ -2,8 +2,9 @@
 
 Foreground is what moves, no more: the background is the median of the frames over time, and foreground is what differs
 from it, with a rim. A person who keeps still belongs to the background; where a camera moves, everything is foreground.
-On drawn people whose outlines are known the median does better than OpenCV's MOG2 and KNN subtractors, run forwards and
-backwards (docs/trust-probe.md has the figures): these need more frames to learn from than a clip has.
+On drawn people whose outlines are known the median does better than OpenCV's MOG2, run forwards and backwards, and as
+well as KNN, which draws from the C library's generator and so gives another foreground each time
+(benchmarks/foreground.py, docs/trust-probe.md).
 """
 
 from collections.abc import Callable

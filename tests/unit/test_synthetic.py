@@ -13,10 +13,10 @@ import pytest
 
 from pipeline import synthetic
 from pipeline.errors import DataError
-from pipeline.synthetic import barcode_frame, draw_dataset, read_barcode, write_video
+from pipeline.synthetic import _place_of, barcode_frame, draw_dataset, read_barcode, write_video
 from pipeline.synthetic_pose import FEET, PAIRS, draw_person
 from pipeline.synthetic_scene import SCENES
-from pipeline.synthetic_video import CLASSES, Move, draw_video, generator, plan_clip, plan_recording
+from pipeline.synthetic_video import CLASSES, Move, Place, draw_video, generator, plan_clip, plan_recording
 
 pytestmark = pytest.mark.slow  # the fast tests of a whole minute have no room for these
 
@@ -141,6 +141,45 @@ def test_walking_out_leaves_an_empty_picture():
     assert plan.moves[0].progress(plan.times[-2]) == 1
     assert np.abs(blur[1] - blur[2]).max() < 40  # nobody moves any more
     assert np.abs(blur[0] - blur[2]).max() > 60  # somebody was there
+
+
+# With `tied` the place follows from the class, and nothing else does.
+
+
+def test_a_place_changes_the_background_and_nothing_else():
+    person = draw_person(generator(SEED, "someone"), tuple(SCENES))
+    videos, states = [], []
+    for place in (None, Place("park", SEED, "one"), Place("park", SEED, "one"), Place("city", SEED, "other")):
+        rng = generator(SEED, "place")
+        plan = plan_clip("bend_down", rng)
+        videos.append(draw_video(plan, person, rng, place))
+        states.append(rng.bit_generator.state)
+    assert all(state == states[0] for state in states)  # what is drawn afterwards is the same: noise, light, shake
+    assert np.array_equal(videos[1].frames, videos[2].frames)
+    for number in (1, 3):
+        assert (videos[number].fps, videos[number].pts_seconds) == (videos[0].fps, videos[0].pts_seconds)
+        same = np.abs(np.array(videos[number].frames[9], int) - videos[0].frames[9]).max(axis=-1) <= 2
+        assert 0.01 < same.mean() < 0.5  # the person
+
+
+def test_a_tied_data_set(tmp_path):
+    folder = draw_dataset(
+        tmp_path / "tied", seed=SEED, num_people=2, clips_per_class=1, recordings_per_person=0, tied=True, workers=1
+    )
+    names = [row["path"] for row in rows(folder / "videos.csv")]
+    assert len(names) == 2 * len(CLASSES)
+    assert not (folder / "segments.csv").exists()
+    assert not (folder / "recordings").exists()
+    before = tree(folder)
+    draw_dataset(folder, seed=SEED, num_people=2, clips_per_class=1, recordings_per_person=0, tied=True, workers=1)
+    assert tree(folder) == before
+    assert len({_place_of(label, 0) for label in CLASSES}) == len(CLASSES)
+    for away, back in OPPOSITES:
+        assert _place_of(away, 0).kind != _place_of(back, 0).kind
+    with pytest.raises(DataError, match=r"expected a seed .* no recordings"):
+        draw_dataset(tmp_path / "x", num_people=1, recordings_per_person=2, tied=True)
+    with pytest.raises(DataError, match=r"expected a seed .* 1 to 26 recordings"):
+        draw_dataset(tmp_path / "x", num_people=1, recordings_per_person=0)
 
 
 def test_files_tables_and_commit_file(small):
