@@ -32,7 +32,8 @@ def stage_rows(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, dic
     }  # fmt: skip
     for name, experiment in experiments.items():
         both = {"experiment": name, "dataset": experiment.dataset}
-        rows["experiments"][name] = both
+        # The report comes after the probes; without any it names a table that it depends on through others anyway.
+        rows["experiments"][name] = {**both, "probed": "splits.csv" if experiment.probe is None else "probes"}
         for stream, fold in itertools.product(experiment.streams, experiment.folds):
             own = {
                 "stream": stream,

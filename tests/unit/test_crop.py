@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.features.crop import crop_of_frame, crop_to_rgb
+from pipeline.video.changes import Picture
 from pipeline.video.flow import FlowFrame
 from pipeline.video.reader import Frame, i420_to_rgb
 
@@ -10,7 +11,7 @@ HEIGHT, WIDTH, CROP = 20, 28, 8
 PLACES = [(6, 10), (0, 0), (0, 20), (12, 0), (12, 20)]
 
 
-def ten(frame: Frame | FlowFrame, crop: int = CROP) -> np.ndarray:
+def ten(frame: Frame | Picture | FlowFrame, crop: int = CROP) -> np.ndarray:
     out = np.zeros((10, crop, crop, 3), np.uint8)
     for number in range(10):
         crop_of_frame(frame, crop, number, out[number])
@@ -25,6 +26,7 @@ def test_ten_crops_are_centre_and_corners_and_then_the_five_in_a_mirror() -> Non
         square = rgb[top : top + CROP, left : left + CROP]
         assert np.array_equal(found[number], square), number
         assert np.array_equal(found[number + 5], square[:, ::-1]), number
+    assert np.array_equal(ten(Picture(0.0, 0.0, rgb)), found)  # a frame that the probe left unchanged
 
 
 def test_corners_show_their_corner_of_a_frame_painted_by_hand() -> None:
