@@ -49,7 +49,8 @@ flow:
   weight: 0.5
 """
 ALL = [
-    "index@toy", "decode@toy", "finetune@toy-shared", "extract@toy-shared", "train@toy-clip-rgb-fold1-seed0",
+    "index@toy", "decode@toy", "audit@toy", "finetune@toy-shared", "extract@toy-shared",
+    "train@toy-clip-rgb-fold1-seed0",
     "train@toy-frame-rgb-fold1-seed0", "evaluate@toy-clip-rgb-fold1-seed0", "evaluate@toy-frame-rgb-fold1-seed0",
     "report@toy",
 ]  # fmt: skip

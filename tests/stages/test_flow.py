@@ -101,13 +101,13 @@ def test_flow_tells_left_from_right_and_predict_answers_as_the_stages_do(toy: Pa
 def test_a_video_of_one_picture_is_listed_and_left_out_of_training(
     toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_video(Path("media/toy/left/still.mp4"), square_frames([9], (255, 160, 90), 5), fps=10)
-    write_video(Path("media/toy/left/still2.mp4"), square_frames([4], (255, 160, 90), 6), fps=10)  # of the test side
+    write_video(Path("media/toy/left/still.mp4"), square_frames([9], (255, 160, 90), 205), fps=10)
+    write_video(Path("media/toy/left/still2.mp4"), square_frames([4], (255, 160, 90), 206), fps=10)  # of the test side
     write_toy_video(Path("media/toy/left/new.mp4"), "left", 77)
     with Path("media/toy/labels.csv").open("a") as labels:
         labels.write("left/still.mp4,left,g19\nleft/new.mp4,left,g18\nleft/still2.mp4,left,g01\n")
     configure(flow="farneback", finetune="{epochs: 1, frames_per_video: 2, batch_size: 16, flip: false}")
-    for stage in ("index", "decode"):
+    for stage in ("index", "decode", "audit"):
         run_stage(stage)
     capsys.readouterr()
     run_stage("finetune", *FLOW)

@@ -208,8 +208,9 @@ def test_changed_parameters_never_meet_old_values(toy, capsys):
 
 
 def test_damaged_entries_are_rebuilt(toy, capsys):
-    frames = sorted((ARTIFACTS / "frames").glob("*.mkv"))[0]
-    features = sorted((ARTIFACTS / "features/shared").glob("*.safetensors"))[0]
+    trained = next(v.sha256 for v in read_videos(ARTIFACTS / "videos.csv") if v.video_id == "left/g10.mp4")
+    frames = ARTIFACTS / "frames" / f"{trained}.mkv"
+    features = ARTIFACTS / "features/shared" / f"{trained}.safetensors"
     good = features.read_bytes()
     for path in (frames, features):
         data = bytearray(path.read_bytes())
