@@ -59,7 +59,7 @@ def add_checks(root: Path) -> None:
     write(root / "leaks.json", LEAKS)
     write(root / "shortcut.json", SHORTCUT)
     write(root / "premium.json", PREMIUM)
-    probe = root / "probes/clip-rgb-fold1-seed0"
+    probe = root / "evaluations/clip-rgb-fold1-seed0/probe"
     write(probe / "probe.json", PROBE)
     cv2.imwrite(str(probe / "contact_sheet.jpg"), np.full((90, 1600, 3), 200, np.uint8))
     for path in (root / "evaluations").glob("*/metrics.json"):
