@@ -16,13 +16,13 @@ from pipeline.data.tables import read_videos
 from pipeline.discovery import printable
 from pipeline.errors import DataError
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
-from pipeline.evaluation.pooling import between_trainings, class_probabilities, label_indices
+from pipeline.evaluation.pooling import between_trainings, class_probabilities, detection_table, label_indices
 from pipeline.files import write_text
 from pipeline.reporting.figures import evaluation_figures
 from pipeline.reporting.numbers import Source
 from pipeline.reporting.report import Pooled, ReportData, render_report
 from pipeline.reporting.summary import LEVELS, Mistake, Training, confident_mistakes
-from pipeline.stages.answers import mean_calibration, pooled, read_answers, read_scores, write_records
+from pipeline.stages.answers import alarms, mean_calibration, pooled, read_answers, read_scores, write_records
 from pipeline.stages.facts import data_facts, provenance
 from pipeline.stages.figures import read_confusion, read_figures, read_text_table, write_figures
 from pipeline.stages.layout import Layout, Scored, StageOptions, dataset_of, stage_options, training_name
@@ -159,9 +159,14 @@ def pooled_files(
     write_records(folder / "per_class.csv", per_class_table(probs[known], labels[known], classes))
     write_records(folder / "confusion.csv", [dict(zip(classes, map(int, row), strict=True)) for row in matrix])
     per_class = read_text_table(folder / "per_class.csv")
-    background = dataset.card.background if task == "frame" else None
     svgs = evaluation_figures(
-        name, metrics, predictions, per_class, read_confusion(folder / "confusion.csv"), background=background
+        name,
+        metrics,
+        predictions,
+        per_class,
+        read_confusion(folder / "confusion.csv"),
+        background=dataset.card.background if task == "frame" else None,
+        detection=pd.DataFrame(detection_table(predictions, alarms(options, dataset))),
     )
     write_figures(layout.root / "figures" / name, svgs)
     rows = per_class.to_dict("records")
