@@ -30,7 +30,7 @@ def importances_table(shortcut: Source) -> Table:
     """What each property tells a classifier that sees nothing else, the most telling first; of `shortcut.json`."""
     names = sorted(shortcut.at("importances") or {}, key=lambda name: -float(shortcut.at("importances", name) or 0))
     rows = [[name.replace("_", " "), shortcut.number("importances", name, places=3)] for name in names]
-    return Table(["property", "importance"], rows, sortable=True)
+    return Table(["property", "AUC lost when it is shuffled"], rows, sortable=True)
 
 
 def premium_table(premium: Source) -> Table:
@@ -92,7 +92,7 @@ def probe_table(probe: Source) -> Table:
         own = probe.under("changes", change)
         flips = own.interval("flip_rate", low="low", high="high")
         rows.append([CHANGES.get(change, change), flips, own.number("score_change", sign=True)])
-    return Table(["change", f"answers that flip [95{PERCENT}]", "mean change of the score"], rows)
+    return Table(["change", f"answers that flip [95{PERCENT}]", "mean change of the first answer's probability"], rows)
 
 
 def probe_by_class(probe: Source) -> Table | None:

@@ -216,7 +216,7 @@ def _mistake(mistake: Mistake) -> dict[str, Any]:
 def _probe(file: str, data: ReportData) -> dict[str, Any]:
     own = Source(file, data.probes[file])
     return {
-        "name": Path(file).parent.name,
+        "name": Path(file).parts[-3],  # evaluations/NAME/probe/probe.json
         "own": own,
         "table": probe_table(own),
         "by_class": probe_by_class(own),

@@ -5,7 +5,7 @@ STREAMS = {"fused": "both streams", "rgb": "RGB", "flow": "optical flow"}  # in 
 # Rows of a table or figure, in its order. A stream has no answer to some videos; there it is shown with the other's.
 CONTROLS = {
     "majority": "always the most frequent class",
-    "file_properties": "file header alone (size, rate, duration, ...)",
+    "file_properties": "file properties alone (size, rate, light, ...)",
     "single_frame": "single frames, averaged",
     "mean_pool": "mean feature, no order",
     "mean_and_motion": "mean and amount of motion, no order",
@@ -38,10 +38,10 @@ CHANGES = {
     "background_blurred": "background blurred",
     "background_replaced": "background replaced by another video's",
     "background_median": "background filled with its median colour",
-    "person_removed": "moving foreground removed",
+    "person_removed": "person (moving foreground) removed",
     "frozen": "first frame frozen",
     "mirrored": "mirrored",
-    "dropped": "frames dropped",
+    "dropped": "every second frame dropped",
     "brighter": "brighter",
     "darker": "darker",
 }
