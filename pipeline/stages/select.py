@@ -32,8 +32,7 @@ def stage_rows(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, dic
     }  # fmt: skip
     for name, experiment in experiments.items():
         both = {"experiment": name, "dataset": experiment.dataset}
-        # The report comes after the probes; without any it names a table that it depends on through others anyway.
-        rows["experiments"][name] = {**both, "probed": "splits.csv" if experiment.probe is None else "probes"}
+        rows["experiments"][name] = both
         for stream, fold in itertools.product(experiment.streams, experiment.folds):
             own = {
                 "stream": stream,
