@@ -1,4 +1,4 @@
-"""Which figures an evaluation and a training have: each is drawn once, and written as an SVG file by its stage.
+"""Which figures an evaluation has: each is drawn once, and written as an SVG file by its stage.
 
 DVC's plots, the MLflow run and the report show these same files.
 """
@@ -19,7 +19,7 @@ from pipeline.reporting.scorefigures import (
     per_class_figure,
 )
 from pipeline.reporting.svg import to_svg
-from pipeline.reporting.timefigures import gradient_figure, history_figure, over_time_figure, timeline_figure
+from pipeline.reporting.timefigures import over_time_figure, timeline_figure
 
 MAX_TIMELINES = 6
 
@@ -72,14 +72,6 @@ def evaluation_figures(
     if over_time is not None and len(over_time):
         svgs["over_time"] = to_svg(over_time_figure(over_time), f"{name}: the answer over time")
     return svgs
-
-
-def training_figures(name: str, history: pd.DataFrame, gradients: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """SVG text by figure name: curves and gradients of a training; see `history_figure` and `gradient_figure`."""
-    return {
-        "curves": to_svg(history_figure(history), f"{name}: curves of the training"),
-        "gradients": to_svg(gradient_figure(gradients), f"{name}: how far back gradients reach"),
-    }
 
 
 def timelines(

@@ -1,6 +1,6 @@
 """Figures over time: of a training over its epochs, of an answer over a video.
 
-Every function returns a `matplotlib.figure.Figure` and touches no global state of pyplot.
+A function `..._figure` returns a `matplotlib.figure.Figure` and touches no global state of pyplot.
 """
 
 import math
@@ -15,9 +15,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from pipeline.reporting.svg import BLUE, GREY, ORANGE, QUALITATIVE, RED, WIDTH, class_colors, style
+from pipeline.reporting.svg import BLUE, GREY, ORANGE, QUALITATIVE, RED, WIDTH, class_colors, style, to_svg
 
 MAX_RECORDINGS = 4
+
+
+def training_figures(name: str, history: pd.DataFrame, gradients: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """SVG text by figure name: curves and gradients of a training; see `history_figure` and `gradient_figure`."""
+    return {
+        "curves": to_svg(history_figure(history), f"{name}: curves of the training"),
+        "gradients": to_svg(gradient_figure(gradients), f"{name}: how far back gradients reach"),
+    }
 
 
 def history_figure(history: pd.DataFrame) -> Figure:

@@ -37,7 +37,7 @@ from pipeline.stages.answers import (
     write_records,
     write_scores,
 )
-from pipeline.stages.figures import draw_evaluation
+from pipeline.stages.drawing import draw_evaluation
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.stages.leaks import leak_counts
 from pipeline.stages.samples import Sample, labelled_answers, opposites, read_samples

@@ -14,7 +14,7 @@ from pipeline.data.cards import Dataset
 from pipeline.files import content_hash
 from pipeline.reporting.numbers import Source
 from pipeline.stages.answers import read_scores
-from pipeline.stages.figures import read_text_table
+from pipeline.stages.drawing import read_text_table
 from pipeline.stages.layout import Layout, StageOptions, representation
 from pipeline.stages.provenance import git_state
 from pipeline.view import features_key

@@ -24,7 +24,7 @@ from pipeline.stages.answers import (
     write_records,
     write_scores,
 )
-from pipeline.stages.figures import draw_evaluation
+from pipeline.stages.drawing import draw_evaluation
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options, training_name
 from pipeline.stages.leaks import leak_counts
 from pipeline.stages.provenance import run_tags

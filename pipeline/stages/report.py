@@ -23,8 +23,9 @@ from pipeline.reporting.numbers import Source
 from pipeline.reporting.report import Pooled, ReportData, render_report
 from pipeline.reporting.summary import LEVELS, Mistake, Training, confident_mistakes
 from pipeline.stages.answers import alarms, mean_calibration, pooled, read_answers, read_scores, write_records
+from pipeline.stages.drawing import read_confusion, read_text_table
 from pipeline.stages.facts import data_facts, provenance
-from pipeline.stages.figures import read_confusion, read_figures, read_text_table, write_figures
+from pipeline.stages.figures import read_figures, write_figures
 from pipeline.stages.layout import Layout, Scored, StageOptions, dataset_of, stage_options, training_name
 from pipeline.stages.leaks import leak_counts
 from pipeline.stages.pictures import frame_strip, sample_frames

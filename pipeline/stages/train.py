@@ -20,7 +20,7 @@ from pipeline.features.store import FeatureStore
 from pipeline.files import explaining_full_disk, write_table, write_text
 from pipeline.models.modelfolder import Model, ModelSpec, save_model
 from pipeline.models.recurrent import RecurrentClassifier
-from pipeline.reporting.figures import training_figures
+from pipeline.reporting.timefigures import training_figures
 from pipeline.stages.figures import write_figures
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.stages.provenance import run_tags

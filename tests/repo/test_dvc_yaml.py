@@ -218,7 +218,7 @@ def test_select_names_what_a_valid_file_leaves_out_and_dvc_asks_for(
     assert str(error.value) == (
         "dvc.yaml names parameters that a configuration leaves to their defaults, which DVC does not know: "
         'configs/brief.yaml: add evaluate: {"bootstrap_samples": 1000, "precision": 0.9, "false_alarms_per_hour": '
-        '1.0}, evaluate.bootstrap_samples: 1000, finetune: null, flow.method: "dis", view.crops: 1'
+        '1.0}, finetune: null, flow.method: "dis", view.crops: 1'
     )
     assert Path(EXPERIMENTS).read_text() == rows
     del values["flow"]  # then its method is asked for no more

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from pipeline.reporting.figures import evaluation_figures, timelines, training_figures
+from pipeline.reporting.figures import evaluation_figures, timelines
 from pipeline.reporting.numbers import interval_text
 from pipeline.reporting.scorefigures import (
     calibration_figure,
@@ -21,7 +21,13 @@ from pipeline.reporting.scorefigures import (
     per_class_figure,
 )
 from pipeline.reporting.svg import ALONE, BLUE, INK, class_colors, to_svg
-from pipeline.reporting.timefigures import gradient_figure, history_figure, over_time_figure, timeline_figure
+from pipeline.reporting.timefigures import (
+    gradient_figure,
+    history_figure,
+    over_time_figure,
+    timeline_figure,
+    training_figures,
+)
 
 HISTORY = pd.DataFrame(
     {
