@@ -174,9 +174,8 @@ def test_the_rows_of_two_streams_and_two_seeds():
 
 def test_an_experiment_without_a_probe_has_no_row_of_it():
     values = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
-    rows = stage_rows({"demo": parse({**values, "probe": None}, Experiment, "demo")})
-    assert (rows["probes"], rows["experiments"]["demo"]["probed"]) == ({}, "splits.csv")
-    assert stage_rows({"demo": parse(values, Experiment, "demo")})["experiments"]["demo"]["probed"] == "probes"
+    assert stage_rows({"demo": parse({**values, "probe": None}, Experiment, "demo")})["probes"] == {}
+    assert stage_rows({"demo": parse(values, Experiment, "demo")})["probes"] != {}
 
 
 def test_one_more_seed_changes_no_row_that_was_there():
