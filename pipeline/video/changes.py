@@ -4,7 +4,7 @@ Foreground is what moves, no more: the background is the median of the frames ov
 from it, with a rim. A person who keeps still belongs to the background; where a camera moves, everything is foreground.
 On drawn people whose outlines are known the median does better than OpenCV's MOG2, run forwards and backwards, and as
 well as KNN, which draws from the C library's generator and so gives another foreground each time
-(benchmarks/foreground.py, docs/trust-probe.md).
+(benchmarks/foreground.py, docs/bias-probe.md).
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ MEDIAN_FRAMES = 50  # of which the median is taken, spread over the video
 # Lengths as shares of a frame's shorter side.
 SMOOTHED, OPENED, CLOSED, SOFTENED, BLURRED = 1 / 96, 1 / 32, 1 / 6, 1 / 96, 1 / 10
 # Diameter of the disc that widens the foreground. Without so broad a rim limbs are lost that hardly move, and answers
-# turn because a person is cut to pieces (docs/trust-probe.md).
+# turn because a person is cut to pieces (docs/bias-probe.md).
 GROWN = 1 / 10
 OFTEN = 0.25  # share of the time: where something moves as often, the median over time may show it
 STILL, EVERYWHERE = 0.002, 0.7  # shares of foreground below and above which no background can be told from it

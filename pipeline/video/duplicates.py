@@ -2,7 +2,7 @@
 
 A copy is found when it was re-encoded, rescaled, made brighter or darker, mirrored, cut shorter, reversed, slowed down
 or sped up, and mostly when up to 4 % was cropped off its edges. Another recording of the same place is no copy. Black
-bars, a greater crop, a turn, or a big overlay hide one. docs/trust.md has the shares found.
+bars, a greater crop, a turn, or a big overlay hide one. docs/leaks-and-shortcuts.md has the shares found.
 """
 
 import itertools
