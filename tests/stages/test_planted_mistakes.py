@@ -171,6 +171,10 @@ TABLES: dict[str, tuple[Edit, list[str]]] = {
         [CLASSES, "row 3: 'score' is a column of the result tables"],
     ),
     "the background among the classes": (add(CLASSES, "rest"), [CARD, "background 'rest' is one of the classes"]),
+    "a background that a result table's column is called": (
+        swap(CARD, "background: rest", "background: label"),
+        [CARD, "background 'label' is a column of the result tables"],
+    ),
     "a group for two sides": (
         swap(CARD, "validation: ['g0[45]']", "validation: ['g0[45]', g00]"),
         [CARD, "'g00' (1 group(s) in all) is named for test and validation"],
@@ -512,7 +516,7 @@ def test_class_and_group_names_come_through_unchanged(steps, capsys):
     Path("configs/toy.yaml").write_text(
         STEPS_CONFIG[: STEPS_CONFIG.index("  frame")] + f"  {task}\nevaluate: {{bootstrap_samples: 10}}\n"
     )
-    for stage in ("index", "decode", "finetune", "extract", "train --task clip", "evaluate --task clip"):
+    for stage in ("index", "decode", "audit", "finetune", "extract", "train --task clip", "evaluate --task clip"):
         assert cli.main([*stage.split(), "--config", "configs/toy.yaml"]) == 0, capsys.readouterr().err
     folder = Path("artifacts/toy/evaluations/clip-rgb-fold1-seed0")
     found = read_answers(folder / "predictions.csv")

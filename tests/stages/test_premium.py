@@ -177,7 +177,7 @@ def test_what_a_model_knows_of_sources_alone_is_found_to_be_premium(tmp_path, mo
             np.save(f"media/toy/features/s{source:02d}-{take}.npy", (look + noise).astype(np.float32))
             rows.append(f"features/s{source:02d}-{take}.npy,{('left', 'right')[source % 2]},s{source:02d}")
     Path("media/toy/labels.csv").write_text("\n".join(rows) + "\n")
-    for name in ("index", "decode", "finetune", "extract"):
+    for name in ("index", "decode", "audit", "finetune", "extract"):
         run_stage(name)
     for fold, name in itertools.product("123", ("train", "evaluate")):
         run_stage(name, "--task", "clip", "--fold", fold)
