@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.config import Task
-from pipeline.data.splits import Fold, Leak, find_leaks, folds_of, random_folds, table
+from pipeline.data.splits import Leak, find_leaks, folds_of, random_folds, table
 from pipeline.data.tables import Split, read_csv, read_segments, read_splits, usable_videos, write_rows
 from pipeline.device import choose_device
 from pipeline.errors import DataError
@@ -195,8 +195,7 @@ def _write_random_split(options: StageOptions, twin: StageOptions, splits: Seque
     videos = usable_videos(options.layout.videos)
     # A video that could not be decoded keeps its place, so that as many are lost on each side as under the real split.
     strata = {v.video_id: (v.label, v.video_id in segmented) for v in videos if v.video_id not in undecodable}
-    numbered = folds_of(splits)
-    folds: list[Fold] = [numbered[number] for number in sorted(numbered)]
+    folds = folds_of(splits)
     if real := find_leaks(videos, folds):
         print(f"audit: warning: the split itself has {len(real)} leak(s); the premium is too small by what they add")
     random = random_folds(strata, folds, options.experiment.seed)

@@ -56,7 +56,7 @@ def test_the_premium_is_measured_beside_the_experiment(toy, capsys, monkeypatch)
     assert {path.name for path in (ARTIFACTS / "premium").iterdir()} == {
         "evaluations", "leaks.json", "made_from.txt", "splits.csv",
     }  # fmt: skip
-    real, random = (folds_of(read_splits(f / "splits.csv"))[1] for f in (ARTIFACTS, ARTIFACTS / "premium"))
+    real, random = (folds_of(read_splits(f / "splits.csv"))[0] for f in (ARTIFACTS, ARTIFACTS / "premium"))
     labels = {video.video_id: video.label for video in read_videos(ARTIFACTS / "videos.csv")}
     assert sorted((s, labels[v]) for v, s in real.items()) == sorted((s, labels[v]) for v, s in random.items())
     leaks = json.loads((ARTIFACTS / "premium/leaks.json").read_text())

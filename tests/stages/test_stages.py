@@ -414,7 +414,8 @@ def list_no_segments_of(*people: str) -> None:
     segments = Path("media/toy/segments.csv")
     kept = [line for line in segments.read_text().splitlines() if not any(who in line for who in people)]
     segments.write_text("\n".join(kept) + "\n")
-    run_stage("index")
+    for stage in ("index", "audit"):
+        run_stage(stage)
 
 
 def test_recordings_that_are_background_throughout(toy, capsys):
