@@ -145,7 +145,7 @@ def _footage(folds: Sequence[pd.DataFrame], videos: Sequence[np.ndarray], name: 
     return Footage(
         event=[event[rows] for rows in videos],
         known=[known[rows] for rows in videos],
-        groups=groups.iloc[first].astype(str).tolist(),
+        groups=groups.iloc[first].tolist(),
         step_seconds=seconds[first],
         has_delay=has_delay,
     )

@@ -31,6 +31,9 @@ from pipeline.stages.samples import opposites, task_classes, without_nan
 
 TEXT = {name: str for name in ("control", "video_id", "group", "label", "predicted")}
 
+# Texts of a table are then Python's own; those of Arrow are UTF-8, which file names and groups need not be.
+pd.set_option("mode.string_storage", "python")
+
 
 def read_answers(path: Path) -> pd.DataFrame:
     """`predictions.csv`, `validation.csv` or `controls.csv`; labels and ids stay text, whatever they look like."""
