@@ -128,8 +128,17 @@ def headline(task: str, scores: Mapping[str, Any]) -> str:
     """The first score of `metrics.json` in words, with the leaks it was made with."""
     level, name = ("video", "top1") if task == "clip" else ("frame", "acc")
     own = scores["test"][level]
-    interval = f"[{own[f'{name}_low']:.3f}, {own[f'{name}_high']:.3f}]"
+    interval = in_brackets(own[f"{name}_low"], own[f"{name}_high"])
     return f"{name} {own[name]:.3f} {interval} on {own['num_videos']:.0f} test videos{leaks_in_words(scores['leaks'])}"
+
+
+def in_brackets(low: float, high: float, form: str = ".3f") -> str:
+    """The bounds of an interval in words; nan where there are none.
+
+    >>> in_brackets(0.25, 0.5)
+    '[0.250, 0.500]'
+    """
+    return f"[{low:{form}}, {high:{form}}]" if np.isfinite(low) else "(no interval: a single group)"
 
 
 def alarm_words(scores: Mapping[str, Any]) -> list[str]:
@@ -140,7 +149,7 @@ def alarm_words(scores: Mapping[str, Any]) -> list[str]:
         words = f"alarms: {name}: {found['num_events']:.0f} event(s), {hours:.3g} hour(s) without"
         if np.isfinite(found["recall"]):
             words += (
-                f"; recall {found['recall']:.3f} [{found['recall_low']:.3f}, {found['recall_high']:.3f}] at "
+                f"; recall {found['recall']:.3f} {in_brackets(found['recall_low'], found['recall_high'])} at "
                 f"{found['false_alarms_per_hour']:.3g} false alarms per hour, {wanted:g} being allowed"
             )
         if 0 < hours * wanted < 1:

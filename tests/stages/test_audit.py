@@ -51,6 +51,10 @@ def test_a_clean_split(built_toy):
     pooled = json.loads((built_toy / ARTIFACTS / "metrics.json").read_text())
     assert pooled["clip"]["rgb"]["leaks"] == pooled["frame"]["rgb"]["leaks"] == scores["leaks"]
     assert "LEAK" not in headline("clip", scores)
+    alone = scores["test"]["video"] | {"top1": 0.5, "top1_low": float("nan"), "top1_high": float("nan")}
+    assert headline("clip", scores | {"test": {"video": alone}}) == (
+        "top1 0.500 (no interval: a single group) on 8 test videos"
+    )
     with (built_toy / ARTIFACTS / "properties.csv").open(newline="") as file:
         rows = {row["video_id"]: row for row in csv.DictReader(file)}
     assert len(rows) == 60
