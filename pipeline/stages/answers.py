@@ -29,10 +29,9 @@ from pipeline.stages.layout import Layout, Scored, StageOptions
 from pipeline.stages.leaks import leaks_in_words
 from pipeline.stages.samples import opposites, task_classes, without_nan
 
-TEXT = {name: str for name in ("control", "video_id", "group", "label", "predicted")}
-
-# Texts of a table are then Python's own; those of Arrow are UTF-8, which file names and groups need not be.
+# A file's name may be no UTF-8, which the default storage of texts (Arrow, since pandas 3) refuses.
 pd.set_option("mode.string_storage", "python")
+TEXT = {name: str for name in ("control", "video_id", "group", "label", "predicted")}
 
 
 def read_answers(path: Path) -> pd.DataFrame:

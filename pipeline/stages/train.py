@@ -11,9 +11,8 @@ import torch
 from tqdm import tqdm
 
 from pipeline.config import Train
-from pipeline.data.tables import Side, Video
+from pipeline.data.tables import Side
 from pipeline.device import choose_device
-from pipeline.discovery import printable
 from pipeline.errors import ConfigError
 from pipeline.evaluation.calibration import fit_calibration
 from pipeline.features.backbones import read_backbone
@@ -34,6 +33,8 @@ from pipeline.training.loop import TrainSettings, check, train
 from pipeline.training.sequences import Sequences
 from pipeline.view import features_key
 
+# A file's name may be no UTF-8, which the default storage of texts (Arrow, since pandas 3) refuses.
+pd.set_option("mode.string_storage", "python")
 HISTORY_COLUMNS = ["epoch", "train_loss", "val_loss", "val_score", "lr", "grad_norm"]
 
 
@@ -111,7 +112,7 @@ def train_one(options: StageOptions, world: World) -> None:
         f"fold {options.fold}, seed {options.seed}",
     ) as run:
         for split, samples in sides.items():
-            run.log_dataset(pd.DataFrame([_plain(s.video) for s in samples]), str(layout.videos), split, split)
+            run.log_dataset(pd.DataFrame([asdict(s.video) for s in samples]), str(layout.videos), split, split)
         history = fit(Progress(run, options, settings.epochs))
         best = min(history, key=lambda row: row["val_loss"])
         rows = [[row[name] for name in HISTORY_COLUMNS] for row in history]
@@ -163,11 +164,6 @@ def calibrated(model: Model, validation: Sequence[Sample]) -> Model:
     probs = [model.predict(sample.features, model.spec.features_key) for sample in validation]
     calibration = fit_calibration(*labelled_answers(model.task, validation, probs))
     return Model(replace(model.spec, calibration=calibration), model.network)
-
-
-def _plain(video: Video) -> dict[str, object]:
-    """A row of `videos.csv` in letters that any table takes: names may be no UTF-8."""
-    return {name: printable(value) if isinstance(value, str) else value for name, value in asdict(video).items()}
 
 
 def architecture(settings: Train, feature_size: int) -> dict[str, object]:
