@@ -108,9 +108,8 @@ def pool_detection(tables: Tables, alarms: Alarms, *, samples: int, seed: int) -
     }
 
 
-def detection_table(predictions: pd.DataFrame, alarms: Alarms) -> list[dict[str, object]]:
-    """Rows of `detection.csv`: each alarm class's curve over the thresholds."""
-    folds = [predictions]
+def detection_table(folds: Sequence[pd.DataFrame], alarms: Alarms) -> list[dict[str, object]]:
+    """Rows of `detection.csv`: each alarm class's curve over the thresholds; folds: `predictions.csv` of each."""
     videos = _rows_of_videos(folds)
     rows = []
     for name in alarms.classes:

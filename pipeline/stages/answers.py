@@ -65,7 +65,7 @@ def alarms(options: StageOptions, dataset: Dataset) -> Alarms:
 
 def write_detection(path: Path, predictions: pd.DataFrame, watched: Alarms) -> None:
     """Write `detection.csv`; without alarm classes its header alone."""
-    rows = detection_table(predictions, watched)
+    rows = detection_table([predictions], watched)
     write_table(path, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
 
 

@@ -80,6 +80,10 @@ TABLES: dict[str, tuple[Edit, list[str]]] = {
         swap(LABELS, "left/g00.mp4,left", "left/g00.mp4,lefd"),
         [LABELS, "row 2", "label 'lefd' is no class, did you mean 'left'?"],
     ),
+    "a label in other letters": (
+        swap(LABELS, "left/g00.mp4,left", "left/g00.mp4,Left"),
+        [LABELS, "row 2", "label 'Left' is no class, did you mean 'left'?"],
+    ),
     "a label with a space behind it": (
         swap(LABELS, "left/g00.mp4,left", "left/g00.mp4,left "),
         [LABELS, "row 2", "label 'left ' is no class"],
