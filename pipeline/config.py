@@ -160,12 +160,13 @@ class Audit(_Section):
 class Evaluate(_Section):
     """Scores and their intervals.
 
-    precision: wanted share of right answers among those given; below the confidence that reaches it on the validation
-    side, an answer is "unsure". false_alarms_per_hour: the rate at which the recall of alarm-like classes is read off.
+    precision: wanted share of right answers among those given, at most 0.99, to which models hold thresholds; below the
+    confidence that reaches it on the validation side, an answer is "unsure". false_alarms_per_hour: the rate at which
+    the recall of alarm-like classes is read off.
     """
 
     bootstrap_samples: Positive = 1000
-    precision: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    precision: Annotated[float, Field(gt=0, le=0.99)] = 0.9
     false_alarms_per_hour: Annotated[float, Field(gt=0)] = 1.0
 
 
@@ -232,6 +233,12 @@ class Experiment(_Section):
             raise ValueError(
                 "view.short_side and view.crop are 0, but there is a backbone; expected the pixels it sees"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _each_fold_once(self) -> "Experiment":
+        if twice := sorted({fold for fold in self.folds if self.folds.count(fold) > 1}):
+            raise ValueError(f"folds: {twice[0]} is given twice; expected each fold once")
         return self
 
     @property

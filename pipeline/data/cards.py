@@ -320,6 +320,8 @@ def _check(card: Card, classes: tuple[str, ...], folder: Path) -> list[str]:
         problems.append(f"name is {card.name!r}; expected {folder.resolve().name!r}, the folder's name")
     if card.background in classes:
         problems.append(f"background {card.background!r} is one of the classes; take it out of classes.txt")
+    if card.background in RESERVED:
+        problems.append(f"background {card.background!r} is a column of the result tables; choose another name")
     if card.unlisted and card.background is None:
         problems.append("unlisted: `background` has no name; say what the frame task calls it in `background`")
     if card.unlisted and card.segments is None and card.labels.frames is None:

@@ -114,11 +114,11 @@ def random_folds(strata: Mapping[str, Hashable], folds: Sequence[Fold], seed: in
     return [{v: fold[place[v]] for v in sorted(members, key=os.fsencode) if place[v] in fold} for fold in folds]
 
 
-def folds_of(rows: Iterable[Split]) -> dict[int, Fold]:
-    """The folds that `table` wrote, by number."""
-    folds: dict[int, Fold] = {}
+def folds_of(rows: Sequence[Split]) -> list[Fold]:
+    """The folds that `table` wrote, fold 1 first."""
+    folds: list[Fold] = [{} for _ in range(max((row.fold for row in rows), default=0))]
     for row in rows:
-        folds.setdefault(row.fold, {})[row.video_id] = row.split
+        folds[row.fold - 1][row.video_id] = row.split
     return folds
 
 

@@ -13,7 +13,7 @@ from scipy.stats import beta as beta_distribution
 from scipy.stats import t as t_distribution
 
 from pipeline.errors import DataError
-from pipeline.evaluation.clip_metrics import check_labels, check_probs, reliability_bins
+from pipeline.evaluation.clip_metrics import calibration_error, check_labels, check_probs
 from pipeline.evaluation.intervals import Groups, bootstrap_interval
 from pipeline.models.calibration import Calibration
 
@@ -156,8 +156,8 @@ def calibration_scores(runs: Sequence[CalibratedAnswers], *, samples: int, seed:
 
     runs: of one training, or of several seeds. `ece_before`, `ece_after`: expected calibration error (see
     `clip_metrics`), the mean over the runs. `precision`: share of right answers among the sure ones of all runs, nan
-    where none is sure, with `precision_low` and `precision_high`, groups being drawn for all runs together.
-    `coverage`: share of sure answers among all.
+    where none is sure, with `precision_low` and `precision_high`, groups being drawn for all runs together; nan where
+    all sure answers are of one group, which does not vary. `coverage`: share of sure answers among all.
     """
     right, sure = (np.concatenate([getattr(run, name) for run in runs]) for name in ("right", "sure"))
     groups = np.concatenate([run.groups for run in runs])
@@ -167,21 +167,16 @@ def calibration_scores(runs: Sequence[CalibratedAnswers], *, samples: int, seed:
         total = kept[chosen].sum()
         return float(hits[chosen].sum() / total) if total else float("nan")
 
+    is_spread = (kept > 0).sum() > 1
     interval = bootstrap_interval(precision, np.arange(len(kept)), samples=samples, seed=seed)
     return {
-        "ece_before": float(np.mean([expected_error(run.before, run.right) for run in runs])),
-        "ece_after": float(np.mean([expected_error(run.after, run.right) for run in runs])),
+        "ece_before": float(np.mean([calibration_error(run.before, run.right) for run in runs])),
+        "ece_after": float(np.mean([calibration_error(run.after, run.right) for run in runs])),
         "precision": precision(np.arange(len(kept))),
-        "precision_low": interval.low,
-        "precision_high": interval.high,
+        "precision_low": interval.low if is_spread else float("nan"),
+        "precision_high": interval.high if is_spread else float("nan"),
         "coverage": float(sure.mean()),
     }
-
-
-def expected_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error of N >= 1 answers, as `ece` in `clip_metrics`."""
-    rows = [row for row in reliability_bins(confidence, right) if row["count"]]
-    return float(sum(row["count"] / len(right) * abs(row["accuracy"] - row["mean_confidence"]) for row in rows))
 
 
 def _sums_by_group(values: np.ndarray, groups: Groups) -> np.ndarray:

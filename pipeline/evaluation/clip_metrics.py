@@ -44,11 +44,7 @@ def clip_metrics(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     metrics["macro_f1"] = float(np.mean(2 * right[present] / (support + confusion.sum(axis=0))[present]))
     if num_classes == 2:
         metrics["auc"] = auc(probs[:, 1], labels == 1)
-    metrics["ece"] = sum(
-        row["count"] / num_videos * abs(row["accuracy"] - row["mean_confidence"])
-        for row in reliability(probs, labels)
-        if row["count"] > 0
-    )
+    metrics["ece"] = calibration_error(probs.max(axis=1), rank < 1)
     metrics["nll"] = float(np.mean(-np.log(np.maximum(of_truth, np.finfo(np.float64).eps))))
     metrics["num_videos"] = float(num_videos)
     metrics["num_classes_present"] = float(present.sum())
@@ -154,6 +150,12 @@ def reliability_bins(confidence: np.ndarray, right: np.ndarray, bins: int = BINS
             }
         )
     return rows
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """`ece` of `clip_metrics`. confidence: (N,) float, of N >= 1 answers; right: (N,) bool, whether they are."""
+    rows = [row for row in reliability_bins(confidence, right) if row["count"]]
+    return float(sum(row["count"] / len(right) * abs(row["accuracy"] - row["mean_confidence"]) for row in rows))
 
 
 def check_labels(labels: np.ndarray, num_classes: int, name: str) -> np.ndarray:

@@ -208,7 +208,8 @@ def detection_scores(
       1 / hours_without, so in less than 1 / rate_per_hour hours the rate asked for means no false alarm at all.
     - threshold: nan when no threshold within the rate finds anything (recall 0), or nothing can be told.
     - recall, recall_low, recall_high: share of the events found, and its interval with the threshold as it is, by
-      bootstrap over the groups of videos. nan without an event, or without footage to count false alarms in.
+      bootstrap over the groups of videos. nan without an event, or without footage to count false alarms in; no
+      interval where all events are of one group, which does not vary.
     - false_alarms_per_hour: what is reached, at most rate_per_hour. delay_seconds: median over the events found.
     - num_events: events.
     """
@@ -261,7 +262,8 @@ def _point(
         "delay_seconds": curve.median_delay(threshold),
         "num_events": float(curve.num_events),
     }
-    return values, recalls if measured else np.full(len(recalls), np.nan)
+    is_spread = len(np.unique(resamples.group_of_item[curve.video_of_event])) > 1
+    return values, recalls if measured and is_spread else np.full(len(recalls), np.nan)
 
 
 def _joined(videos: Sequence[np.ndarray], kind: type) -> np.ndarray:

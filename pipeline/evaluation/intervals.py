@@ -8,7 +8,6 @@ stands beside every one of them.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -28,14 +27,6 @@ class Interval:
     high: float
     num_groups: int
     num_samples: int
-
-
-class Difference(NamedTuple):
-    """Mean of a minus mean of b, and the bounds of its interval (nan with a single group)."""
-
-    difference: float
-    low: float
-    high: float
 
 
 class Resamples:
@@ -96,21 +87,6 @@ def bootstrap_mean(values: np.ndarray, groups: Groups, *, samples: int, seed: in
     resamples = Resamples(groups, samples=samples, seed=seed)
     totals = resamples.totals(np.column_stack([values, np.ones(len(values))]))
     return resamples.interval(totals[:, 0] / totals[:, 1], level)
-
-
-def paired_difference(
-    values_a: np.ndarray, values_b: np.ndarray, groups: Groups, *, samples: int, seed: int, level: float = 0.95
-) -> Difference:
-    """Mean of a - mean of b over the same N items, with an interval from drawing both together.
-
-    Pairing removes what makes an item hard for both models: the interval is that of the differences.
-    """
-    values_a, values_b = _finite(values_a, "values_a"), _finite(values_b, "values_b")
-    if len(values_a) != len(values_b):
-        raise DataError(f"{len(values_a)} values of a but {len(values_b)} of b; expected the same items in one order")
-    values = values_a - values_b
-    interval = bootstrap_mean(values, groups, samples=samples, seed=seed, level=level)
-    return Difference(float(values.mean()), interval.low, interval.high)
 
 
 def _draws(num_groups: int, samples: int, seed: int) -> Iterator[np.ndarray]:

@@ -108,9 +108,8 @@ def pool_detection(tables: Tables, alarms: Alarms, *, samples: int, seed: int) -
     }
 
 
-def detection_table(predictions: pd.DataFrame, alarms: Alarms) -> list[dict[str, object]]:
-    """Rows of `detection.csv`: each alarm class's curve over the thresholds."""
-    folds = [predictions]
+def detection_table(folds: Sequence[pd.DataFrame], alarms: Alarms) -> list[dict[str, object]]:
+    """Rows of `detection.csv`: each alarm class's curve over the thresholds; folds: `predictions.csv` of each."""
     videos = _rows_of_videos(folds)
     rows = []
     for name in alarms.classes:
@@ -145,7 +144,7 @@ def _footage(folds: Sequence[pd.DataFrame], videos: Sequence[np.ndarray], name: 
     return Footage(
         event=[event[rows] for rows in videos],
         known=[known[rows] for rows in videos],
-        groups=groups.iloc[first].astype(str).tolist(),
+        groups=groups.iloc[first].tolist(),
         step_seconds=seconds[first],
         has_delay=has_delay,
     )

@@ -14,7 +14,8 @@ def premium_scores(grouped: pd.DataFrame, random: pd.DataFrame, *, samples: int,
     grouped, random: the rows of `predictions.csv` of all folds: `video_id`, `group`, `label`, `predicted`, one row a
     video (clip task) or a timestep (frame task); rows without a label do not count. A score is the share of right rows.
     Intervals come from drawing whole groups anew, for both splits together: where both test the same videos, the
-    difference is paired. Resamples in which one of the two has no video are left out. Raises DataError without rows.
+    difference is paired. Resamples in which one of the two has no video are left out; where one of them has a single
+    group, nothing varies, and there is no interval. Raises DataError without rows.
     """
     sides = [_counts(grouped), _counts(random)]
     counts = pd.concat(sides)
@@ -38,8 +39,10 @@ def premium_scores(grouped: pd.DataFrame, random: pd.DataFrame, *, samples: int,
         name: dict(zip(("score", "low", "high"), interval(share, rows), strict=True))
         for name, rows in (("grouped", every[~is_random]), ("random", every[is_random]))
     }
-    names = ("premium", "premium_low", "premium_high")
-    return {**parts, **dict(zip(names, interval(difference, every), strict=True))}
+    premium, low, high = interval(difference, every)
+    if min(side["group"].nunique() for side in sides) < 2:
+        low = high = float("nan")
+    return {**parts, "premium": premium, "premium_low": low, "premium_high": high}
 
 
 def _counts(answers: pd.DataFrame) -> pd.DataFrame:

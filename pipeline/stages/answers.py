@@ -29,6 +29,8 @@ from pipeline.stages.layout import Layout, Scored, StageOptions
 from pipeline.stages.leaks import leaks_in_words
 from pipeline.stages.samples import opposites, task_classes, without_nan
 
+# A file's name may be no UTF-8, which the default storage of texts (Arrow, since pandas 3) refuses.
+pd.set_option("mode.string_storage", "python")
 TEXT = {name: str for name in ("control", "video_id", "group", "label", "predicted")}
 
 
@@ -63,7 +65,7 @@ def alarms(options: StageOptions, dataset: Dataset) -> Alarms:
 
 def write_detection(path: Path, predictions: pd.DataFrame, watched: Alarms) -> None:
     """Write `detection.csv`; without alarm classes its header alone."""
-    rows = detection_table(predictions, watched)
+    rows = detection_table([predictions], watched)
     write_table(path, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
 
 
@@ -125,8 +127,17 @@ def headline(task: str, scores: Mapping[str, Any]) -> str:
     """The first score of `metrics.json` in words, with the leaks it was made with."""
     level, name = ("video", "top1") if task == "clip" else ("frame", "acc")
     own = scores["test"][level]
-    interval = f"[{own[f'{name}_low']:.3f}, {own[f'{name}_high']:.3f}]"
+    interval = in_brackets(own[f"{name}_low"], own[f"{name}_high"])
     return f"{name} {own[name]:.3f} {interval} on {own['num_videos']:.0f} test videos{leaks_in_words(scores['leaks'])}"
+
+
+def in_brackets(low: float, high: float, form: str = ".3f") -> str:
+    """The bounds of an interval in words; nan where there are none.
+
+    >>> in_brackets(0.25, 0.5)
+    '[0.250, 0.500]'
+    """
+    return f"[{low:{form}}, {high:{form}}]" if np.isfinite(low) else "(no interval: a single group)"
 
 
 def alarm_words(scores: Mapping[str, Any]) -> list[str]:
@@ -137,7 +148,7 @@ def alarm_words(scores: Mapping[str, Any]) -> list[str]:
         words = f"alarms: {name}: {found['num_events']:.0f} event(s), {hours:.3g} hour(s) without"
         if np.isfinite(found["recall"]):
             words += (
-                f"; recall {found['recall']:.3f} [{found['recall_low']:.3f}, {found['recall_high']:.3f}] at "
+                f"; recall {found['recall']:.3f} {in_brackets(found['recall_low'], found['recall_high'])} at "
                 f"{found['false_alarms_per_hour']:.3g} false alarms per hour, {wanted:g} being allowed"
             )
         if 0 < hours * wanted < 1:

@@ -12,11 +12,11 @@ from pipeline.data.audit import describe_leaks, leak_problem
 from pipeline.data.cards import Dataset
 from pipeline.data.labels import class_index
 from pipeline.data.properties import Properties, measure, write_properties
-from pipeline.data.splits import Fold, Leak, find_picture_leaks
+from pipeline.data.splits import Fold, Leak, find_picture_leaks, folds_of
 from pipeline.data.tables import SIDES, Video, read_csv, read_splits, usable_videos
 from pipeline.device import num_workers
 from pipeline.discovery import printable
-from pipeline.errors import LeakError
+from pipeline.errors import DataError, LeakError
 from pipeline.evaluation.shortcut import PropertyFold, shortcut_scores
 from pipeline.files import write_text
 from pipeline.progress import Progress
@@ -41,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = dataset_of(options.experiment)
     videos = usable_videos(layout.videos)
     decoded = {row["video_id"]: row for _, row in read_csv(layout.decoded, ["video_id", "status", "num_frames"])}
+    if missing := [video.video_id for video in videos if video.video_id not in decoded]:
+        raise DataError(
+            f"{layout.decoded}: no row for {len(missing)} video(s), {missing[0]!r} first; run the stage decode again"
+        )
     shown = [video for video in videos if decoded[video.video_id]["status"] != "rejected"]
     prints = fingerprints(options, shown)
     properties = measure(
@@ -49,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         {video_id: one.brightness for video_id, one in prints.items()},
     )
     write_properties(layout.properties, properties)
-    folds = read_folds(options)
+    folds = folds_of(read_splits(layout.splits))
     check_leaks(options, dataset, videos, prints, folds)
     check_shortcut(options, dataset, videos, properties, folds)
     if options.premium:
@@ -71,15 +75,6 @@ def fingerprints(options: StageOptions, videos: Sequence[Video]) -> dict[str, Fi
     )
     found = dict(zip(contents, progress.over(seen), strict=True))
     return {video.video_id: found[video.sha256] for video in videos}
-
-
-def read_folds(options: StageOptions) -> list[Fold]:
-    """All folds of `splits.csv`, in order."""
-    rows = read_splits(options.layout.splits)
-    folds: list[Fold] = [{} for _ in range(max(row.fold for row in rows))]
-    for row in rows:
-        folds[row.fold - 1][row.video_id] = row.split
-    return folds
 
 
 def check_leaks(

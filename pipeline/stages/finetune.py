@@ -20,6 +20,7 @@ from pipeline.files import write_table, write_text
 from pipeline.stages.footage import labelled_footage, labelled_stretches, view_pixels
 from pipeline.stages.importfeatures import describe_features
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
+from pipeline.stages.leaks import leak_counts
 from pipeline.training.checkpoint import CheckpointSlot, save_checkpoint, unfinished
 from pipeline.training.distributed import World, process_group
 from pipeline.training.endtoend import EndToEndSettings, train_end_to_end
@@ -80,6 +81,7 @@ def trained(
     """
     experiment, view, settings = options.experiment, options.settings.view, options.settings.finetune
     assert settings is not None
+    leak_counts(options.layout, [options.fold])  # raises where the split has not passed the audit
     dataset = dataset_of(experiment)
     memory = FrameMemory(int(options.runtime.frames_memory_gb * 1e9))
     sides: tuple[Side, Side] = ("train", "val")

@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the tables of the experiment's data set."""
     options = stage_options(__doc__, argv, media=True, allow_leak=True)
     sweep(options.layout.root)
+    options.layout.leaks.unlink(missing_ok=True)  # of an earlier split, which nothing may be trained by
     dataset = dataset_of(options.experiment)
     media = options.media or Path(dataset.card.media)
     with DecoderPool(options.runtime.limits) as decoders:

@@ -18,13 +18,13 @@ from typing import Any
 import pandas as pd
 
 from pipeline.config import Task
-from pipeline.data.splits import Fold, Leak, find_leaks, folds_of, random_folds, table
+from pipeline.data.splits import Leak, find_leaks, folds_of, random_folds, table
 from pipeline.data.tables import Split, read_csv, read_segments, read_splits, usable_videos, write_rows
 from pipeline.device import choose_device
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.premium import premium_scores
 from pipeline.files import LOCK_NAME, content_hash, locked, write_text
-from pipeline.stages.answers import read_answers
+from pipeline.stages.answers import in_brackets, read_answers
 from pipeline.stages.evaluate import evaluate_one
 from pipeline.stages.extract import extract_features
 from pipeline.stages.finetune import fix_weights
@@ -88,11 +88,17 @@ def leakage_premium(options: StageOptions) -> dict[str, Any]:
     The grouped side is what `evaluate` wrote, which must be there. The random side is trained and scored in
     `artifacts/NAME/premium`, without tracking; there its split, its leaks and its evaluations stay. A call that was cut
     off goes on with what it lacks, and a second one trains nothing, until the tables or the models change. Raises
-    DataError when scores are missing, or when a random split divides no group.
+    ConfigError when the RGB stream has no task, DataError when scores are missing, or when a random split divides no
+    group.
     """
     experiment = options.experiment
     twin = replace(options, name=f"{options.name} (random split)", layout=RandomLayout(options.layout.experiment))
     tasks = [task for task in METRICS if experiment.stream("rgb").settings(task) is not None]
+    if not tasks:
+        raise ConfigError(
+            f"configs/{options.name}.yaml: train.clip and train.frame are empty; the premium is that of the RGB "
+            "stream, expected settings of one of them"
+        )
     trainings = [_choose(options, task, fold) for task, fold in itertools.product(tasks, experiment.folds)]
     splits = read_splits(options.layout.splits)
     grouped = {training.training: _answers(training, splits) for training in trainings}
@@ -131,9 +137,10 @@ def in_words(name: str, task: str, scores: dict[str, Any]) -> str:
     """The premium of a task in a line."""
 
     def side(name: str) -> str:
-        return "{score:.3f} [{low:.3f}, {high:.3f}]".format(**scores[name])
+        own = scores[name]
+        return f"{own['score']:.3f} {in_brackets(own['low'], own['high'])}"
 
-    premium = "{premium:+.3f} [{premium_low:+.3f}, {premium_high:+.3f}]".format(**scores)
+    premium = f"{scores['premium']:+.3f} {in_brackets(scores['premium_low'], scores['premium_high'], '+.3f')}"
     return (
         f"audit: leakage premium of {name}: random split {side('random')}, grouped {side('grouped')}: "
         f"{premium} {scores['metric']} ({task}, {scores['stream']}, {scores['folds']} fold(s))"
@@ -195,8 +202,7 @@ def _write_random_split(options: StageOptions, twin: StageOptions, splits: Seque
     videos = usable_videos(options.layout.videos)
     # A video that could not be decoded keeps its place, so that as many are lost on each side as under the real split.
     strata = {v.video_id: (v.label, v.video_id in segmented) for v in videos if v.video_id not in undecodable}
-    numbered = folds_of(splits)
-    folds: list[Fold] = [numbered[number] for number in sorted(numbered)]
+    folds = folds_of(splits)
     if real := find_leaks(videos, folds):
         print(f"audit: warning: the split itself has {len(real)} leak(s); the premium is too small by what they add")
     random = random_folds(strata, folds, options.experiment.seed)

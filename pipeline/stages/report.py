@@ -167,7 +167,7 @@ def pooled_files(
         per_class,
         read_confusion(folder / "confusion.csv"),
         background=dataset.card.background if task == "frame" else None,
-        detection=pd.DataFrame(detection_table(predictions, alarms(options, dataset))),
+        detection=pd.DataFrame(detection_table(folds, alarms(options, dataset))),
     )
     write_figures(layout.root / "figures" / name, svgs)
     rows = per_class.to_dict("records")

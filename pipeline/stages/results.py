@@ -66,23 +66,28 @@ def lines(title: str, task: str, scores: Mapping[str, Any]) -> list[str]:
             )
     else:
         parts = ", ".join(f"F1@{k} {own[f'f1_{k}']:.3f}" for k in (10, 25, 50))
-        found.append(
-            f"  edit {own['edit']:.3f}, {parts}, per-frame mAP {_number(own['frame_map'])} (background left out)"
-        )
+        left_out = "background left out" if own["background_class"] >= 0 else "there is no background class"
+        found.append(f"  edit {own['edit']:.3f}, {parts}, per-frame mAP {_number(own['frame_map'])} ({left_out})")
     return [*found, *_calibration(scores["calibration"])]
 
 
 def _calibration(own: Mapping[str, Any]) -> list[str]:
     """How far confidence is off, and what the sure answers are worth."""
-    error = f"  calibration error {own['ece_after']:.3f}, before the temperature {own['ece_before']:.3f}"
+    found = [f"  calibration error {own['ece_after']:.3f}, before the temperature {own['ece_before']:.3f}"]
+    wanted = f"{own['wanted_precision']:g}"
+    if own["threshold"] is None:
+        return [*found, f"  no answer is sure: no validation side is large and right enough to promise {wanted}"]
     if own["precision"] is None:
-        return [error, f"  no answer is sure: none is confident enough for a precision of {own['wanted_precision']:g}"]
-    interval = _interval(own["precision_low"], own["precision_high"])
-    return [
-        error,
-        f"  {own['coverage']:.0%} of the answers are sure, and of these {own['precision']:.3f} {interval} are right "
-        f"(wanted: {own['wanted_precision']:g})",
-    ]
+        found.append(f"  no answer is sure: none is as confident as a precision of {wanted} takes")
+    else:
+        interval = _interval(own["precision_low"], own["precision_high"])
+        found.append(
+            f"  {own['coverage']:.0%} of the answers are sure, and of these {own['precision']:.3f} {interval} are "
+            f"right (wanted: {wanted})"
+        )
+    if silent := own["num_without_threshold"]:
+        found.append(f"  in {silent} training(s) the validation side could not promise it, so nothing is sure there")
+    return found
 
 
 def _line(

@@ -51,6 +51,10 @@ def test_a_clean_split(built_toy):
     pooled = json.loads((built_toy / ARTIFACTS / "metrics.json").read_text())
     assert pooled["clip"]["rgb"]["leaks"] == pooled["frame"]["rgb"]["leaks"] == scores["leaks"]
     assert "LEAK" not in headline("clip", scores)
+    alone = scores["test"]["video"] | {"top1": 0.5, "top1_low": float("nan"), "top1_high": float("nan")}
+    assert headline("clip", scores | {"test": {"video": alone}}) == (
+        "top1 0.500 (no interval: a single group) on 8 test videos"
+    )
     with (built_toy / ARTIFACTS / "properties.csv").open(newline="") as file:
         rows = {row["video_id"]: row for row in csv.DictReader(file)}
     assert len(rows) == 60
@@ -103,6 +107,9 @@ def test_an_allowed_leak_is_stamped_on_every_score(toy, capsys):
         "sides": {"train": ["long/g10.mp4"], "test": ["left/other.mp4"]},
     }  # fmt: skip
     run_stage("extract")
+    with pytest.raises(DataError, match=r"model: trained on another split than that of artifacts/toy/splits\.csv"):
+        run_stage("evaluate", "--task", "clip")
+    run_stage("train", "--task", "clip")
     run_stage("evaluate", "--task", "clip")
     scores = json.loads((ARTIFACTS / "evaluations/clip-rgb-fold1-seed0/metrics.json").read_text())
     assert scores["leaks"] == {"group": 0, "content": 0, "pictures": 1}
@@ -113,6 +120,27 @@ def test_an_allowed_leak_is_stamped_on_every_score(toy, capsys):
     printed = capsys.readouterr().out
     assert "groups tested; LEAKS between the sides of the split: 1 by pictures" in printed
     assert "never seen in training" not in printed
+
+
+def test_nothing_is_trained_on_a_split_that_was_not_audited_since_it_was_made(toy, capsys):
+    run_stage("index")  # of which the audit that there was says nothing
+    assert not LEAKS.exists()
+    tuned = Path("configs/toy.yaml").read_text().replace("finetune: null", "finetune: {epochs: 1, frames_per_video: 1}")
+    for command, text in ((["train", "--task", "clip"], ""), (["finetune"], tuned)):
+        if text:
+            Path("configs/toy.yaml").write_text(text)
+        assert cli.main([*command, *CONFIG]) == 2
+        assert "artifacts/toy/leaks.json: no such file; the stage `audit` writes it" in capsys.readouterr().err
+    assert not (ARTIFACTS / "backbone/fold1/history.csv").exists()
+
+
+def test_a_video_that_was_not_decoded_yet_is_named(toy):
+    copy_of("long/g10.mp4", "left/other.mp4", "g02")
+    run_stage("index")
+    with pytest.raises(
+        DataError, match=r"decoded\.csv: no row for 1 video\(s\), 'left/other\.mp4' first; run the stage"
+    ):
+        run_stage("audit")
 
 
 def test_leaks_are_counted_by_fold(tmp_path, monkeypatch):

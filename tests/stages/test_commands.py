@@ -242,16 +242,27 @@ def test_results_prints_the_ladder(toy, capsys):
     assert cli.main(["results", "nowhere"]) == 2
     own["clip"]["rgb"]["calibration"] |= {
         "coverage": 0.75,
+        "threshold": 0.8,
+        "num_without_threshold": 2,
         "precision": 0.925,
         "precision_low": 0.9,
         "precision_high": 1,
     }
-    own["frame"]["rgb"]["calibration"]["precision"] = None
+    own["frame"]["rgb"]["calibration"] |= {"precision": None, "threshold": 0.99}
     Path("artifacts/toy/metrics.json").write_text(json.dumps(own))
+    assert "(background left out)" in printed
     assert cli.main(["results", "artifacts/toy"]) == 0
     printed = capsys.readouterr().out
     assert "75% of the answers are sure, and of these 0.925 [0.900, 1.000] are right (wanted: 0.9)" in printed
-    assert "no answer is sure: none is confident enough for a precision of 0.9" in printed
+    assert "in 2 training(s) the validation side could not promise it, so nothing is sure there" in printed
+    assert "no answer is sure: none is as confident as a precision of 0.9 takes" in printed
+    own["frame"]["rgb"]["calibration"]["threshold"] = None
+    own["frame"]["rgb"]["test"]["frame"]["background_class"] = -1.0
+    Path("artifacts/toy/metrics.json").write_text(json.dumps(own))
+    assert cli.main(["results", "artifacts/toy"]) == 0
+    printed = capsys.readouterr().out
+    assert "no answer is sure: no validation side is large and right enough to promise 0.9" in printed
+    assert "(there is no background class)" in printed
     del own["clip"]["rgb"]["calibration"]
     Path("artifacts/toy/metrics.json").write_text(json.dumps(own))
     assert cli.main(["results", "artifacts/toy"]) == 2

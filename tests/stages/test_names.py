@@ -207,3 +207,26 @@ def test_files_and_folders_that_may_not_be_read(inbox):
         "inbox/NA": "cannot be read: Permission denied",
         "inbox/up": "the folder cannot be listed (Permission denied)",
     }
+
+
+def test_stages_take_names_and_groups_that_are_no_utf8(toy, capsys):
+    """In training and in test. Fails with the texts of Arrow, which pandas 3 takes where it can: they are UTF-8."""
+    media, card = Path("media/toy"), Path("datasets/toy/card.yaml")
+    odd = {"g00": "caf\udce9 0", "g10": "\udcff\udcfe"}
+    for table_name in ("labels.csv", "segments.csv"):
+        text = (media / table_name).read_text()
+        for who, name in odd.items():
+            text = text.replace(f"{who}.mp4", f"{name}.mp4").replace(f",{who}\n", f",{name}\n")
+        (media / table_name).write_bytes(os.fsencode(text))
+    for folder in ("left", "right", "long"):
+        for who, name in odd.items():
+            (media / folder / f"{who}.mp4").rename(media / folder / f"{name}.mp4")
+    card.write_text(card.read_text().replace("test: ['g0[0-3]']", "test: ['g0[1-3]', 'caf*']") + "alarms: [left]\n")
+    stages = ["index", "decode", "audit", "extract"]
+    stages += [f"{stage} --task {task}" for task in ("clip", "frame") for stage in ("train", "evaluate")]
+    for stage in [*stages, "report"]:
+        assert cli.main([*stage.split(), "--config", "configs/toy.yaml"]) == 0, capsys.readouterr().err
+    for task, folder in (("clip", "left"), ("frame", "long")):
+        found = table(f"artifacts/toy/evaluations/{task}-rgb-fold1-seed0/predictions.csv")
+        assert {row["group"] for row in found} == {odd["g00"], "g01", "g02", "g03"}
+        assert f"{folder}/{odd['g00']}.mp4" in {row["video_id"] for row in found}

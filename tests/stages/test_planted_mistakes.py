@@ -80,6 +80,10 @@ TABLES: dict[str, tuple[Edit, list[str]]] = {
         swap(LABELS, "left/g00.mp4,left", "left/g00.mp4,lefd"),
         [LABELS, "row 2", "label 'lefd' is no class, did you mean 'left'?"],
     ),
+    "a label in other letters": (
+        swap(LABELS, "left/g00.mp4,left", "left/g00.mp4,Left"),
+        [LABELS, "row 2", "label 'Left' is no class, did you mean 'left'?"],
+    ),
     "a label with a space behind it": (
         swap(LABELS, "left/g00.mp4,left", "left/g00.mp4,left "),
         [LABELS, "row 2", "label 'left ' is no class"],
@@ -171,6 +175,10 @@ TABLES: dict[str, tuple[Edit, list[str]]] = {
         [CLASSES, "row 3: 'score' is a column of the result tables"],
     ),
     "the background among the classes": (add(CLASSES, "rest"), [CARD, "background 'rest' is one of the classes"]),
+    "a background that a result table's column is called": (
+        swap(CARD, "background: rest", "background: label"),
+        [CARD, "background 'label' is a column of the result tables"],
+    ),
     "a group for two sides": (
         swap(CARD, "validation: ['g0[45]']", "validation: ['g0[45]', g00]"),
         [CARD, "'g00' (1 group(s) in all) is named for test and validation"],

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.data.splits import folds_of
 from pipeline.data.tables import read_splits, read_videos
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.stages import premium as stage
 from pipeline.stages.layout import stage_options
 from tests.conftest import run_stage
@@ -56,7 +56,7 @@ def test_the_premium_is_measured_beside_the_experiment(toy, capsys, monkeypatch)
     assert {path.name for path in (ARTIFACTS / "premium").iterdir()} == {
         "evaluations", "leaks.json", "made_from.txt", "splits.csv",
     }  # fmt: skip
-    real, random = (folds_of(read_splits(f / "splits.csv"))[1] for f in (ARTIFACTS, ARTIFACTS / "premium"))
+    real, random = (folds_of(read_splits(f / "splits.csv"))[0] for f in (ARTIFACTS, ARTIFACTS / "premium"))
     labels = {video.video_id: video.label for video in read_videos(ARTIFACTS / "videos.csv")}
     assert sorted((s, labels[v]) for v, s in real.items()) == sorted((s, labels[v]) for v, s in random.items())
     leaks = json.loads((ARTIFACTS / "premium/leaks.json").read_text())
@@ -116,6 +116,16 @@ def test_a_cnn_of_the_fold_is_made_anew_for_the_random_fold(toy, capsys):
     assert "extract: 60 of 60 videos extracted" in printed
     assert snapshot() == before
     assert not (ARTIFACTS / "premium/backbone").exists()
+
+
+def test_there_is_no_premium_of_nothing(toy):
+    config = Path("configs/toy.yaml")
+    lines = config.read_text().splitlines()
+    config.write_text("\n".join(line for line in lines if not line.startswith(("  clip:", "  frame:"))) + "\n")
+    config.write_text(config.read_text().replace("train:\n", "train: {}\n"))
+    with pytest.raises(ConfigError, match=r"train\.clip and train\.frame are empty; the premium is that of the RGB"):
+        measure()
+    assert not (ARTIFACTS / "premium.json").exists()
 
 
 def test_what_must_be_there_first(toy):

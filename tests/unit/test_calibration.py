@@ -262,6 +262,10 @@ def test_scores_by_hand_and_over_two_seeds() -> None:
     assert scores["precision"] == pytest.approx(2 / 3)
     assert (scores["precision_low"], scores["precision_high"]) == (0.5, 1.0)  # of group a alone, of b alone
     assert scores["coverage"] == 0.75
+    alone = CalibratedAnswers(one.before, one.after, right, np.array([True, True, False, False]), groups)
+    scores = calibration_scores([alone], samples=50, seed=0)  # of group a alone, which does not vary
+    assert scores["precision"] == 0.5
+    assert np.isnan([scores["precision_low"], scores["precision_high"]]).all()
     other = CalibratedAnswers(np.full(4, 0.75), np.full(4, 0.75), right, np.zeros(4, bool), groups)
     both = calibration_scores([one, other], samples=500, seed=0)
     assert both["ece_before"] == pytest.approx(0.1)

@@ -66,6 +66,7 @@ def test_all_problems_at_once(tmp_path):
         ("media: media/tiny", "media: /data", "'/data' is not a relative path"),
         ("media: media/tiny", "media: ../data", "'../data' is not a relative path"),
         ("background: idle", "background: up", "background 'up' is one of the classes"),
+        ("background: idle", "background: step", "background 'step' is a column of the result tables"),
         ("[[up, down]]", "[[up, left]]", "opposites: 'left' is not in classes.txt"),
         ("[[up, down]]", "[[up, down], [down, up]]", "'up' is paired twice"),
         ("[[up, down]]", "[[up]]", r"opposites\.0: .*at least 2 items"),

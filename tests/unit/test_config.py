@@ -63,6 +63,8 @@ def test_all_problems_at_once_with_the_nearest_key(tmp_path):
         ("hidden_size: 4", "hidden_size: 0", r"hidden_size: expected greater than or equal to 1, got 0"),
         ("hidden_size: 4", "cell: lstmm", r"train\.clip\.cell: expected 'lstm', 'gru' or 'rnn', got 'lstmm'"),
         ("folds: [1]", "folds: []", r"folds"),
+        ("folds: [1]", "folds: [2, 1, 2]", r"folds: 2 is given twice"),
+        ("folds: [1]", "folds: [1]\nevaluate: {precision: 0.995}", r"precision: expected less than or equal to 0\.99"),
         ("seed: 0", "seed: 0\nseed: 1", r"key 'seed' is given twice"),
         ("dataset: demo", "dataset: ../x", r"dataset"),
     ],

@@ -228,6 +228,17 @@ def test_many_timesteps_and_events():
     assert len(detection_rows("x", watched, scores, 60.0)) <= detection.MAX_ROWS + 1
 
 
+def test_events_of_one_group_have_no_interval():
+    """Drawn anew it is the same recall each time, which would look like certainty."""
+    event = [[False, True, False, True], [False] * 4, [False] * 4]
+    watched = footage_of(event, [[True] * 4] * 3, 1.0)
+    scores = [np.array([0.1, 0.9, 0.1, 0.2]), np.full(4, 0.1), np.array([0.1, 0.5, 0.1, 0.1])]
+    found = detection_scores(watched, [scores], 1.0, samples=50, seed=0)
+    assert found["recall"] > 0
+    assert math.isnan(found["recall_low"])
+    assert math.isnan(found["recall_high"])
+
+
 def test_nothing_at_all():
     empty = footage_of([[]], [[]], 1.0)
     scores = detection_scores(empty, [[np.empty(0)]], 1.0, samples=10, seed=0)

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from pipeline.errors import DataError
-from pipeline.evaluation.intervals import Interval, bootstrap_interval, bootstrap_mean, paired_difference
+from pipeline.evaluation.intervals import Interval, Resamples, bootstrap_interval, bootstrap_mean
 
 
 def drawn(seed: int, num_groups: int = 30) -> tuple[np.ndarray, np.ndarray]:
@@ -85,10 +85,6 @@ def test_a_single_group_has_no_interval():
     assert (interval.num_groups, interval.num_samples) == (1, 0)
     general = bootstrap_interval(lambda at: float(at.mean()), ["a", "a"], samples=50, seed=0)
     assert math.isnan(general.low)
-    difference, low, high = paired_difference(np.array([1.0]), np.array([0.25]), ["a"], samples=50, seed=0)
-    assert difference == 0.75
-    assert math.isnan(low)
-    assert math.isnan(high)
 
 
 def test_resamples_without_a_value_are_left_out_and_counted():
@@ -107,19 +103,19 @@ def test_resamples_without_a_value_are_left_out_and_counted():
     assert math.isnan(never.low)
 
 
-def test_paired_difference_uses_the_pairing():
+def test_one_set_of_draws_pairs_differences():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(50), 4)
     hardness = rng.normal(size=200)
     a, b = hardness + 0.1, hardness + 0.01 * rng.normal(size=200)
-    difference, low, high = paired_difference(a, b, groups, samples=300, seed=0)
-    assert difference == pytest.approx(a.mean() - b.mean())
-    assert 0.09 < low < difference < high < 0.11
-    alone = bootstrap_mean(a, groups, samples=300, seed=0)
-    assert alone.high - alone.low > 10 * (high - low)
-    swapped = paired_difference(b, a, groups, samples=300, seed=0)
-    assert (swapped.low, swapped.high) == pytest.approx((-high, -low))
-    assert paired_difference(a, a, groups, samples=20, seed=0) == (0, 0, 0)
+    resamples = Resamples(groups, samples=300, seed=0)
+    means = resamples.totals(np.column_stack([a, b])) / 200
+    paired = resamples.interval(means[:, 0] - means[:, 1])
+    assert 0.09 < paired.low < np.mean(a - b) < paired.high < 0.11
+    directly = bootstrap_mean(a - b, groups, samples=300, seed=0)
+    assert (paired.low, paired.high) == pytest.approx((directly.low, directly.high), abs=1e-12)
+    alone = resamples.interval(means[:, 0])
+    assert alone.high - alone.low > 10 * (paired.high - paired.low)
 
 
 def test_unusable_arguments_are_named():
@@ -130,8 +126,6 @@ def test_unusable_arguments_are_named():
         bootstrap_mean(np.array([]), [], samples=10, seed=0)
     with pytest.raises(DataError, match=r"values has shape .* not finite"):
         bootstrap_mean(np.array([0.0, np.nan]), groups, samples=10, seed=0)
-    with pytest.raises(DataError, match="2 values of a but 1 of b"):
-        paired_difference(values, values[:1], groups, samples=10, seed=0)
     with pytest.raises(ValueError, match="samples is 0; expected 1 or more"):
         bootstrap_mean(values, groups, samples=0, seed=0)
     with pytest.raises(ValueError, match="level is 95; expected a share between 0 and 1"):

@@ -174,9 +174,9 @@ def test_alarms_over_folds_and_seeds() -> None:
     both = pool_detection({0: lasting(FIRST), 1: lasting(SECOND)}, watched, **SETTINGS)["yes"]
     assert both["recall"] == pytest.approx(5 / 6)
     assert np.isnan(both["delay_seconds"])
-    rows = detection_table(lasting(FIRST)[0][0], watched)
+    rows = detection_table([lasting(FIRST)[0][0]], watched)
     assert [(row["class"], row["threshold"], row["recall"]) for row in rows][-1] == ("yes", 0.9, 0.5)
-    assert detection_table(lasting(FIRST)[0][0], Alarms([], 1.0, 0.1)) == []
+    assert detection_table([lasting(FIRST)[0][0]], Alarms([], 1.0, 0.1)) == []
 
 
 def test_alarms_in_recordings_have_a_delay() -> None:
@@ -188,6 +188,18 @@ def test_alarms_in_recordings_have_a_delay() -> None:
     found = pool_detection({0: folds}, Alarms(["yes"], 1.0, 0.5), **SETTINGS)["yes"]
     assert (found["threshold"], found["recall"], found["delay_seconds"]) == (0.9, 1.0, 0.5)
     assert found["hours_without"] == pytest.approx(5 * 0.5 / 3600)
+
+
+def test_the_curve_keeps_the_tests_of_a_recording_apart() -> None:
+    folds = [frames("a", [0.1, 0.2], "ny"), frames("a", [0.9, 0.1], "yn")]  # tested in two folds: two events
+    rows = detection_table(folds, Alarms(["yes"], 1.0, 0.5))
+    assert [row["recall"] for row in rows if row["threshold"] == 0.9] == [0.5]
+    assert (
+        pool_detection({0: [(fold, fold) for fold in folds]}, Alarms(["yes"], 1.0, 0.5), **SETTINGS)["yes"][
+            "num_events"
+        ]
+        == 2
+    )
 
 
 def test_trainings_have_a_mean_and_a_deviation_of_the_scores_that_all_have() -> None:

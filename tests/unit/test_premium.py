@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.evaluation.intervals import bootstrap_mean, paired_difference
+from pipeline.evaluation.intervals import bootstrap_mean
 from pipeline.evaluation.premium import premium_scores
 
 
@@ -31,9 +31,10 @@ def test_the_same_videos_on_both_sides_give_the_paired_difference():
         interval = bootstrap_mean(right, groups, samples=300, seed=4)
         expected = {"score": right.mean(), "low": interval.low, "high": interval.high}
         assert found[name] == pytest.approx(expected, abs=1e-12)
-    paired = paired_difference(random.astype(float), grouped.astype(float), groups, samples=300, seed=4)
+    paired = bootstrap_mean(random - grouped, groups, samples=300, seed=4)
     names = ("premium", "premium_low", "premium_high")
-    assert [found[name] for name in names] == pytest.approx(list(paired), abs=1e-12)
+    expected = [np.mean(random - grouped), paired.low, paired.high]
+    assert [found[name] for name in names] == pytest.approx(expected, abs=1e-12)
 
 
 def test_other_videos_are_compared_by_their_shares():
@@ -68,5 +69,9 @@ def test_a_single_group_has_no_interval_and_nothing_has_no_score():
     found = premium_scores(one, one, samples=50, seed=0)
     assert found["premium"] == 0
     assert np.isnan([found["premium_low"], found["grouped"]["high"]]).all()
+    # Of two sides of one group each the pairs that can be drawn are one: no spread is no certainty.
+    found = premium_scores(one, answers([1, 1], ["b", "b"]), samples=50, seed=0)
+    assert found["premium"] == 0.5
+    assert np.isnan([found["premium_low"], found["premium_high"]]).all()
     with pytest.raises(DataError, match="one group for each of 1 or more items"):
         premium_scores(one, one[:0], samples=50, seed=0)

@@ -240,4 +240,4 @@ def test_random_folds_leave_videos_of_no_stratum_and_of_no_fold_where_they_are()
 
 def test_folds_are_read_back_from_their_table():
     folds = kfold(crowd(), folds=3, validation=0.25, seed=0)
-    assert folds_of(table(folds)) == dict(enumerate(folds, start=1))
+    assert folds_of(table(folds)) == folds
