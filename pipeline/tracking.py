@@ -177,7 +177,7 @@ class Run:
 
     def log_dataset(self, table: "pd.DataFrame", source: str, name: str, context: str) -> None:
         """The videos table a run used: its columns, size and a digest of all its rows (context: training, test ...)."""
-        digest = hashlib.sha256(table.to_csv(index=False).encode("utf-8")).hexdigest()[:16]
+        digest = hashlib.sha256(table.to_csv(index=False).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
         def log(client: Any) -> None:
             from mlflow.data.pandas_dataset import from_pandas

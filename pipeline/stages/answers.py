@@ -29,6 +29,8 @@ from pipeline.stages.layout import Layout, Scored, StageOptions
 from pipeline.stages.leaks import leaks_in_words
 from pipeline.stages.samples import opposites, task_classes, without_nan
 
+# A file's name may be no UTF-8, which the default storage of texts (Arrow, since pandas 3) refuses.
+pd.set_option("mode.string_storage", "python")
 TEXT = {name: str for name in ("control", "video_id", "group", "label", "predicted")}
 
 

@@ -33,6 +33,8 @@ from pipeline.training.loop import TrainSettings, check, train
 from pipeline.training.sequences import Sequences
 from pipeline.view import features_key
 
+# A file's name may be no UTF-8, which the default storage of texts (Arrow, since pandas 3) refuses.
+pd.set_option("mode.string_storage", "python")
 HISTORY_COLUMNS = ["epoch", "train_loss", "val_loss", "val_score", "lr", "grad_norm"]
 
 
