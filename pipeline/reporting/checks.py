@@ -73,7 +73,7 @@ def detection_table(trainings: Sequence[Training], pooled: Source) -> Table | No
                     training,
                     name,
                     own.whole("num_events"),
-                    own.number("hours_without"),
+                    own.number("hours_without", places=3),
                     own.number("rate_per_hour"),
                     own.number("false_alarms_per_hour"),
                     own.interval("recall"),
@@ -83,6 +83,13 @@ def detection_table(trainings: Sequence[Training], pooled: Source) -> Table | No
             )
     heads = ["training", "class", "events", "hours without", "allowed per hour", "false alarms per hour"]
     return Table([*heads, f"recall [95{PERCENT}]", "median delay, s", "threshold"], rows) if rows else None
+
+
+def too_short(scores: Source) -> bool:
+    """Whether in some alarm's footage a single false alarm would exceed the allowed rate; scores: a `metrics.json`."""
+    found = [scores.under("detection", name) for name in scores.at("detection") or {}]
+    known = [own for own in found if own.defined("hours_without") and own.defined("rate_per_hour")]
+    return any(0 < float(own.at("hours_without")) * float(own.at("rate_per_hour")) < 1 for own in known)
 
 
 def probe_table(probe: Source) -> Table:
