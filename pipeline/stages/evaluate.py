@@ -229,7 +229,7 @@ def log_to_run(
     """Add the scores and figures to the run that trained the model."""
     facts = json.loads(run_file.read_text(encoding="utf-8"))
     with Run.resume(facts["run_id"], tracking_uri(Path()), experiment=facts["experiment"], name=facts["name"]) as run:
-        run.log_metrics({k: v for k, v in flatten(scores).items() if isinstance(v, int | float)})
+        run.log_metrics({k: v for k, v in flatten(scores).items() if isinstance(v, int | float | None)})
         run.log_table(list(per_class), "per_class.json")
         run.log_file(folder / "predictions.csv")
         run.log_folder(folder / "figures", "figures")

@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     figures = draw_evaluation(folder, dataset.card.background if task == "frame" else None)
     about = f"{options.training} and its flow stream; {task} task of {dataset.card.title}"
     with tracked(options, name, about) as run:
-        run.log_metrics({key: value for key, value in flatten(scores).items() if isinstance(value, int | float)})
+        run.log_metrics({key: value for key, value in flatten(scores).items() if isinstance(value, int | float | None)})
         run.log_table(per_class, "per_class.json")
         run.log_file(folder / "predictions.csv")
         run.log_folder(figures, "figures")
