@@ -512,7 +512,7 @@ def test_class_and_group_names_come_through_unchanged(steps, capsys):
     Path("configs/toy.yaml").write_text(
         STEPS_CONFIG[: STEPS_CONFIG.index("  frame")] + f"  {task}\nevaluate: {{bootstrap_samples: 10}}\n"
     )
-    for stage in ("index", "decode", "finetune", "extract", "train --task clip", "evaluate --task clip"):
+    for stage in ("index", "decode", "audit", "finetune", "extract", "train --task clip", "evaluate --task clip"):
         assert cli.main([*stage.split(), "--config", "configs/toy.yaml"]) == 0, capsys.readouterr().err
     folder = Path("artifacts/toy/evaluations/clip-rgb-fold1-seed0")
     found = read_answers(folder / "predictions.csv")
