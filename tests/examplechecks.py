@@ -28,10 +28,10 @@ PREMIUM = {
     },
 }  # fmt: skip
 PROBE = {
-    "videos": 8, "groups": 4,
+    "videos": 8, "groups": 4, "foreground_share": 0.163, "left_out": {"background_blurred: nothing moves": 2},
     "changes": {
         name: {
-            "flip_rate": rate, "low": 0.1, "high": 0.9, "score_change": -rate / 3,
+            "flip_rate": rate, "low": 0.1, "high": 0.9, "score_change": -rate / 3, "num_videos": 6,
             "per_class": {"left": {"flip_rate": rate, "score_change": 0.0, "num": 4}},
         }
         for name, rate in (("darker", 0.125), ("background_blurred", 0.5))

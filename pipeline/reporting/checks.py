@@ -98,8 +98,11 @@ def probe_table(probe: Source) -> Table:
     for change in _changes(probe):
         own = probe.under("changes", change)
         flips = own.interval("flip_rate", low="low", high="high")
-        rows.append([CHANGES.get(change, change), flips, own.number("score_change", sign=True)])
-    return Table(["change", f"answers that flip [95{PERCENT}]", "mean change of the first answer's probability"], rows)
+        shown = own.whole("num_videos")
+        rows.append([CHANGES.get(change, change), shown, flips, own.number("score_change", sign=True)])
+    return Table(
+        ["change", "videos", f"answers that flip [95{PERCENT}]", "mean change of the first answer's probability"], rows
+    )
 
 
 def probe_by_class(probe: Source) -> Table | None:

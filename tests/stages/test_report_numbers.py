@@ -32,6 +32,7 @@ def test_every_number_of_the_page_stands_in_the_file_it_names(toy: Path) -> None
         "train: left/g01.mp4 …; test: left/g03.mp4",
         "What would a random split have shown?",
         "background blurred",
+        "16 % of the pixels are foreground. Some could not be shown with every change",
         "Below the threshold an answer counts as unsure",
         "As an alarm",
         "Commit, packages and machine are those of this page; the models have a commit of their own.",
