@@ -42,7 +42,7 @@ def inbox(toy) -> dict[str, str]:
     """40 videos below `inbox`, each of its own bytes, label by path; and links in circles, which are no more files."""
     source = {label: toy / f"{label}.mp4" for label in ("left", "right")}
     for number, label in enumerate(source):
-        write_toy_video(source[label], label, 50 + number)
+        write_toy_video(source[label], label, number)  # as tested: the toy knows no other grain
     labels = {}
     for number, name in enumerate(NAMES):
         path = toy / "inbox" / os.fsdecode(name)
