@@ -90,7 +90,19 @@ def test_alarms_and_single_clips_are_scored_beside_videos(toy, capsys):
     run_stage("report")
     printed = capsys.readouterr().out
     found = rows(ARTIFACTS / "evaluations/clip-rgb-fold1-seed0/predictions.csv")
-    names = ["video_id", "group", "seconds", "clips", "clips_right", "label", "predicted", "score", "left", "right"]
+    names = [
+        "video_id",
+        "group",
+        "seconds",
+        "clips",
+        "clips_right",
+        "label",
+        "predicted",
+        "uncalibrated",
+        "sure",
+        "score",
+    ]
+    names += ["left", "right"]
     assert list(found[0]) == names
     assert {(row["seconds"], row["clips"]) for row in found} == {("1.1", "2")}
     pooled = json.loads((ARTIFACTS / "metrics.json").read_text())
@@ -456,8 +468,9 @@ def test_false_alarms_in_background_recordings_count(toy):
 
 
 def test_the_report_says_how_videos_are_looked_at(toy):
+    from pipeline.reporting.numbers import Source
+    from pipeline.stages.facts import _backbone, _view
     from pipeline.stages.layout import stage_options
-    from pipeline.stages.report import backbone_in_words, view_in_words
 
     def words(**changes: str) -> tuple[str, str]:
         text = (toy / "configs/toy.yaml").read_text()
@@ -465,7 +478,9 @@ def test_the_report_says_how_videos_are_looked_at(toy):
             text = text.replace(old, new)
         Path("configs/other.yaml").write_text(text.replace("finetune: null", changes["finetune"]))
         options = stage_options("", ["--config", "configs/other.yaml"])
-        return view_in_words(options), backbone_in_words(options.experiment.stream("rgb"))
+        config = Source("configs/other.yaml", options.experiment.model_dump(mode="json"))
+        found = _view(options, config.under("view")), _backbone(options.experiment.stream("rgb"), config)
+        return found[0].striptags(), found[1].striptags()
 
     assert words(crops="crops: 1", weights="weights: random", finetune="finetune: null") == (
         "10 frames a second, shorter side 32 pixels, centre 32 pixels, whole videos", "squeezenet1_1, weights: random",
