@@ -28,10 +28,10 @@ PREMIUM = {
     },
 }  # fmt: skip
 PROBE = {
-    "videos": 8, "groups": 4,
+    "videos": 8, "groups": 4, "foreground_share": 0.163, "left_out": {"background_blurred: nothing moves": 2},
     "changes": {
         name: {
-            "flip_rate": rate, "low": 0.1, "high": 0.9, "score_change": -rate / 3,
+            "flip_rate": rate, "low": 0.1, "high": 0.9, "score_change": -rate / 3, "num_videos": 6,
             "per_class": {"left": {"flip_rate": rate, "score_change": 0.0, "num": 4}},
         }
         for name, rate in (("darker", 0.125), ("background_blurred", 0.5))
@@ -55,10 +55,14 @@ def write(path: Path, value: Any) -> None:
 
 
 def add_checks(root: Path) -> None:
-    """Into an experiment's folder: the checks of the data, a probe, calibration and alarms."""
+    """Into an experiment's folder below artifacts/: the checks of the data, a probe, calibration and alarms."""
+    config = root.parents[1] / "configs" / f"{root.name}.yaml"
+    config.write_text(config.read_text().replace("probe: null", "probe: {videos: 8}"))
     write(root / "leaks.json", LEAKS)
     write(root / "shortcut.json", SHORTCUT)
-    write(root / "premium.json", PREMIUM)
+    own = json.loads((root / "metrics.json").read_text())["clip"]["rgb"]["seeds"]["0"]["top1"]
+    grouped = {**PREMIUM["clip"]["grouped"], "score": own}
+    write(root / "premium.json", {"clip": {**PREMIUM["clip"], "grouped": grouped}})
     probe = root / "evaluations/clip-rgb-fold1-seed0/probe"
     write(probe / "probe.json", PROBE)
     cv2.imwrite(str(probe / "contact_sheet.jpg"), np.full((90, 1600, 3), 200, np.uint8))

@@ -73,7 +73,7 @@ def detection_table(trainings: Sequence[Training], pooled: Source) -> Table | No
                     training,
                     name,
                     own.whole("num_events"),
-                    own.number("hours_without"),
+                    own.number("hours_without", places=3),
                     own.number("rate_per_hour"),
                     own.number("false_alarms_per_hour"),
                     own.interval("recall"),
@@ -85,14 +85,24 @@ def detection_table(trainings: Sequence[Training], pooled: Source) -> Table | No
     return Table([*heads, f"recall [95{PERCENT}]", "median delay, s", "threshold"], rows) if rows else None
 
 
+def too_short(scores: Source) -> bool:
+    """Whether in some alarm's footage a single false alarm would exceed the allowed rate; scores: a `metrics.json`."""
+    found = [scores.under("detection", name) for name in scores.at("detection") or {}]
+    known = [own for own in found if own.defined("hours_without") and own.defined("rate_per_hour")]
+    return any(0 < float(own.at("hours_without")) * float(own.at("rate_per_hour")) < 1 for own in known)
+
+
 def probe_table(probe: Source) -> Table:
     """How often each change turns the answer; of a `probe.json`."""
     rows = []
     for change in _changes(probe):
         own = probe.under("changes", change)
         flips = own.interval("flip_rate", low="low", high="high")
-        rows.append([CHANGES.get(change, change), flips, own.number("score_change", sign=True)])
-    return Table(["change", f"answers that flip [95{PERCENT}]", "mean change of the first answer's probability"], rows)
+        shown = own.whole("num_videos")
+        rows.append([CHANGES.get(change, change), shown, flips, own.number("score_change", sign=True)])
+    return Table(
+        ["change", "videos", f"answers that flip [95{PERCENT}]", "mean change of the first answer's probability"], rows
+    )
 
 
 def probe_by_class(probe: Source) -> Table | None:

@@ -70,7 +70,9 @@ def evaluation_figures(
         if shown:
             svgs["timeline"] = to_svg(timeline_figure(shown, background), f"{name}: labels over time")
     if over_time is not None and len(over_time):
-        svgs["over_time"] = to_svg(over_time_figure(over_time), f"{name}: the answer over time")
+        svgs["over_time"] = to_svg(
+            over_time_figure(over_time, recordings="time_seconds" in predictions), f"{name}: the answer over time"
+        )
     return svgs
 
 

@@ -8,10 +8,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
   const compare = (a, b) => {
     if (typeof a === "number" && typeof b === "number") return a - b;
     if (typeof a === "number" || typeof b === "number") return typeof a === "number" ? 1 : -1;  // a dash is the least
-    return b.localeCompare(a);
+    return a.localeCompare(b);
   };
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
-    const down = head.getAttribute("aria-sort") !== "descending";
+    // Numbers begin with the greatest, names with the first of the alphabet.
+    const before = head.getAttribute("aria-sort");
+    const down = before ? before === "ascending" : column > 0;
     heads.forEach(other => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     const rows = [...body.rows].sort((a, b) => (down ? -1 : 1) * compare(value(a, column), value(b, column)));

@@ -20,6 +20,7 @@ from pipeline.reporting.checks import (
     premium_table,
     probe_by_class,
     probe_table,
+    too_short,
 )
 from pipeline.reporting.numbers import Source, Table
 from pipeline.reporting.summary import (
@@ -143,7 +144,7 @@ def _task(heading: str, trainings: Sequence[Training], pooled: Source, data: Rep
     shown = [training for training in trainings if training.seed == min(one.seed for one in trainings)]
     folds = data.pooled[first.task, first.stream]
     # One training alone is all there is; of several the figures of all folds, and what only a fold has from the first.
-    alone = {name: svg for name, svg in shown[0].figures.items() if name in ("over_time", "detection")}
+    alone = {name: svg for name, svg in shown[0].figures.items() if name == "over_time"}
     figures = {**folds.figures, **alone} if several else shown[0].figures
     return {
         "id": f"{first.task}-{first.stream}",
@@ -161,6 +162,7 @@ def _task(heading: str, trainings: Sequence[Training], pooled: Source, data: Rep
         "per_class": per_class_table(f"tables/{first.task}-{first.stream}/per_class.csv", folds.per_class),
         "calibration": calibration_table(trainings, pooled),
         "detection": detection_table(trainings, pooled),
+        "too_short": any(too_short(own) for own in (pooled, *(one.own for one in trainings))),
         "head": HEADS.get("frame" if first.task == "frame" else first.head, ""),
         "frame": first.task == "frame",
         "fused": first.stream == "fused",
@@ -234,7 +236,7 @@ def _streams_caption(heading: str, trainings: Sequence[Training], config: Source
 
 
 def _shortcut_score(shortcut: Source) -> Markup:
-    """The AUC, of more than two classes the accuracy; nothing where the data set has no labels of videos."""
+    """The AUC in words; nothing where no fold tests labelled videos of two classes."""
     if shortcut.defined("auc"):
         return Markup("an AUC of {}").format(shortcut.interval("auc"))
     return Markup("")

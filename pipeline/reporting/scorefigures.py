@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.reporting.numbers import defined, interval_text
-from pipeline.reporting.svg import BLUE, DEEP_BLUE, GREY, INK, ORANGE, QUALITATIVE, RED, WIDTH, style
-from pipeline.reporting.words import CONTROLS
+from pipeline.reporting.svg import BLUE, DEEP_BLUE, GREY, INK, ORANGE, RED, WIDTH, class_colors, style
+from pipeline.reporting.words import control_name
 
 MAX_POINTS = 1000
 
@@ -30,7 +30,7 @@ def ladder_figure(metrics: Mapping[str, Any]) -> Figure:
     ]
     for name, control in metrics["controls"].items():
         color = ORANGE if name in ("shuffled", "reversed") else GREY
-        label = CONTROLS.get(name, name.replace("_", " "))
+        label = control_name(name, "clip" if is_clip else "frame")
         rows.append((label, control[key], control.get("low"), control.get("high"), control, color))
     with style():
         figure = Figure(figsize=(WIDTH, 0.75 + 0.3 * len(rows)), layout="constrained")
@@ -39,9 +39,9 @@ def ladder_figure(metrics: Mapping[str, Any]) -> Figure:
             axes.axvspan(rows[0][2], rows[0][3], color=BLUE, alpha=0.13, linewidth=0)
         for y, (_, score, low, high, control, color) in enumerate(rows):
             if defined(low, high):
-                axes.plot([low, high], [y, y], color=color, linewidth=2.2, solid_capstyle="round")
+                axes.plot([low, high], [y, y], color=color, linewidth=2.2, solid_capstyle="round", clip_on=False)
             if defined(score):
-                axes.plot([score], [y], marker="o", markersize=6.5, color=color)
+                axes.plot([score], [y], marker="o", markersize=6.5, color=color, clip_on=False)
             weight = "bold" if control is None else "normal"
             numbers.text(0.02, y, interval_text(score, low, high), va="center", weight=weight, fontsize=8.5)
             if control is not None:
@@ -202,14 +202,12 @@ def detection_figure(curves: pd.DataFrame, wanted_per_hour: float | None = None)
     with style():
         figure = Figure(figsize=(6.0, 3.4), layout="constrained")
         axes = figure.subplots()
-        named = curves.groupby("class", sort=False)
-        for (name, rows), color in zip(named, QUALITATIVE, strict=False):
+        colors = class_colors(list(dict.fromkeys(curves["class"])))
+        for name, rows in curves.groupby("class", sort=False):
             points = rows[["false_alarms_per_hour", "recall"]].apply(pd.to_numeric, errors="coerce").dropna()
             points = points.sort_values(["false_alarms_per_hour", "recall"])
-            axes.plot(
-                points["false_alarms_per_hour"], points["recall"].cummax(), color=color, drawstyle="steps-post",
-                label=str(name),
-            )  # fmt: skip
+            rates, recall = points["false_alarms_per_hour"], points["recall"].cummax()
+            axes.plot(rates, recall, color=colors[str(name)], drawstyle="steps-post", label=str(name))
         if defined(wanted_per_hour):
             axes.axvline(float(wanted_per_hour or 0), color=RED, linewidth=0.9, linestyle=(0, (4, 3)), label="allowed")
         axes.set_xscale("symlog", linthresh=1)

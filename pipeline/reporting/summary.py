@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from pipeline.reporting.numbers import MISSING, Source, Table
-from pipeline.reporting.words import CONTROLS, SIMPLER, STREAMS
+from pipeline.reporting.words import CONTROLS, FRAME_SIMPLER, SIMPLER, STREAMS, control_name
 
 FEW_GROUPS = 20  # below it a bootstrap over groups gives intervals that are too narrow
 # Header of a column, key in metrics.json; the first of each task is its headline score.
@@ -159,7 +159,7 @@ def ladder_table(task: str, scores: Source) -> Table:
         rows[0] += [scores.interval("test", LEVELS[task], key), ""]
     for name in names:
         control = scores.under("controls", name)
-        cells: list[str | Markup] = [CONTROLS.get(name, name.replace("_", " "))]
+        cells: list[str | Markup] = [control_name(name, task)]
         for _, key, low, high, difference in shown:
             cells += [control.interval(key, low=low, high=high), control.interval(difference, sign=True)]
         rows.append(cells)
@@ -210,7 +210,9 @@ def statement(trainings: Sequence[Training], pooled: Source, config: Source) -> 
             trainings[0].model, scores.interval(key), tested.format(videos), Markup(", ").join(about)
         )
     ]
-    return Markup(" ").join([*words, *_against_simpler(pooled, key), *_order(pooled, key), *_properties(pooled, key)])
+    return Markup(" ").join(
+        [*words, *_against_simpler(task, pooled, key), *_order(pooled, key), *_properties(task, pooled, key)]
+    )
 
 
 def _row(name: str, scores: Source, keys: Sequence[str]) -> list[str | Markup]:
@@ -218,19 +220,22 @@ def _row(name: str, scores: Source, keys: Sequence[str]) -> list[str | Markup]:
     return [name, *counts, scores.interval(keys[0]), *[scores.number(key) for key in keys[1:]]]
 
 
-def _against_simpler(pooled: Source, key: str) -> list[Markup]:
-    known = [name for name in SIMPLER if pooled.defined("controls", name, key)]
+def _against_simpler(task: str, pooled: Source, key: str) -> list[Markup]:
+    simpler = FRAME_SIMPLER if task == "frame" else SIMPLER
+    known = [name for name in simpler if pooled.defined("controls", name, key)]
     if not known:
         return []
     best = pooled.under("controls", max(known, key=lambda name: float(pooled.at("controls", name, key))))
     reached = Markup(" and ").join(
-        Markup("{} reaches {}").format(SIMPLER[name], pooled.number("controls", name, key)) for name in known
+        Markup("{} reaches {}").format(simpler[name], pooled.number("controls", name, key)) for name in known
     )
     text = Markup(reached[0].upper()) + Markup(reached[1:])
     over = "that" if len(known) == 1 else "the better of these"
     difference = best.interval("difference", sign=True)
     if best.defined("difference_low") and best.at("difference_low") > 0:
         return [Markup("{}; the gain over {} is {}.").format(text, over, difference)]
+    if best.defined("difference_high") and best.at("difference_high") < 0:
+        return [Markup("{}; the model is worse than {}: the difference is {}.").format(text, over, difference)]
     return [Markup("{}; a gain over {} is not shown: the difference is {}.").format(text, over, difference)]
 
 
@@ -250,10 +255,18 @@ def _order(pooled: Source, key: str) -> list[Markup]:
     return [Markup("The same model scores {}.").format(Markup(" and ").join(parts))] if parts else []
 
 
-def _properties(pooled: Source, key: str) -> list[Markup]:
+def _properties(task: str, pooled: Source, key: str) -> list[Markup]:
     properties, majority = pooled.under("controls", "file_properties"), pooled.under("controls", "majority")
     if not (properties.defined("low") and majority.defined(key) and properties.at("low") > majority.at(key)):
         return []
+    if task == "frame":
+        return [
+            Markup(
+                "File properties and the clock, without a picture, reach {}, the most frequent class {}: when things "
+                "happen can be foretold, or the recordings were made differently, and part of every score may come "
+                "from that."
+            ).format(properties.number(key), majority.number(key))
+        ]
     return [
         Markup(
             "File properties alone (size, rate, duration, …) reach {}, the most frequent class {}: the classes were "

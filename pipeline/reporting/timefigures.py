@@ -84,14 +84,14 @@ def gradient_figure(norms: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def over_time_figure(rows: pd.DataFrame) -> Figure:
+def over_time_figure(rows: pd.DataFrame, recordings: bool = False) -> Figure:
     """How sure a model is over time, and (shaded) what each moment counts in a clip's answer; a panel for each video.
 
-    Columns video_id, time_seconds, label, predicted, label_probability, predicted_probability, weight. Recordings, in
-    which the label changes, have wider panels, their names above, and nothing shaded: each moment is answered.
+    Columns video_id, time_seconds, label, predicted, label_probability, predicted_probability, weight.
+    recordings: of the frame task, in which each moment is answered; they have wider panels, their names above, and
+    nothing shaded.
     """
     videos = list(rows.groupby("video_id", sort=False))
-    recordings = any(video["predicted"].nunique() > 1 for _, video in videos)
     columns = min(1 if recordings else 4, len(videos))
     videos = videos[:MAX_RECORDINGS] if recordings else videos
     lines = math.ceil(len(videos) / columns)

@@ -15,6 +15,12 @@ CONTROLS = {
     "flow": "optical flow, or RGB where there is no flow",
 }
 
+# In the frame task these see something else than in the clip task: the second around a timestep, and the time.
+FRAME_CONTROLS = {
+    "file_properties": "file properties and the clock, no picture",
+    "mean_pool": "mean feature of the second around, no order",
+}
+
 # As the subject of a sentence: what a score is first held against. Models that cannot know the order of frames; for a
 # fusion, each of its streams.
 SIMPLER = {
@@ -23,6 +29,7 @@ SIMPLER = {
     "rgb": "RGB (or flow where there is no RGB)",
     "flow": "optical flow (or RGB where there is no flow)",
 }
+FRAME_SIMPLER = {**SIMPLER, "mean_pool": "the mean of the features of the second around"}
 
 # What the shaded weight of a moment is, by the head of the network.
 HEADS = {
@@ -45,3 +52,9 @@ CHANGES = {
     "brighter": "brighter",
     "darker": "darker",
 }
+
+
+def control_name(name: str, task: str) -> str:
+    """What a control of the clip or the frame task is called in tables and figures."""
+    own = FRAME_CONTROLS if task == "frame" else {}
+    return own.get(name) or CONTROLS.get(name) or name.replace("_", " ")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from pipeline.config import Experiment, StreamSettings
+from pipeline.config import Experiment, StreamSettings, read_yaml
 from pipeline.data.cards import Dataset
 from pipeline.files import content_hash
 from pipeline.reporting.numbers import Source
 from pipeline.stages.answers import read_scores
 from pipeline.stages.drawing import read_text_table
-from pipeline.stages.layout import Layout, StageOptions, representation
+from pipeline.stages.layout import Layout, StageOptions, representation, training_name
 from pipeline.stages.provenance import git_state
 from pipeline.view import features_key
 
@@ -55,6 +55,7 @@ def provenance(options: StageOptions, layout: Layout) -> dict[str, str]:
     tables = (Path("configs") / f"{options.name}.yaml", layout.videos, layout.segments, layout.splits)
     return {
         **git_state(),
+        "models' git.commit": ", ".join(_commits(options, layout)),
         **{f"{path.name} sha256": content_hash(path) for path in tables},
         **made,
         "folds": ", ".join(map(str, experiment.folds)),
@@ -63,6 +64,16 @@ def provenance(options: StageOptions, layout: Layout) -> dict[str, str]:
         **{name: importlib.metadata.version(name) for name in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
+
+
+def _commits(options: StageOptions, layout: Layout) -> list[str]:
+    """The commits at which the models were trained, each once; `dirty` where tracked files differed from it."""
+    experiment = options.experiment
+    every = itertools.product(experiment.streams, experiment.folds, experiment.seeds)
+    names = [training_name(task, s, fold, seed) for s, fold, seed in every for task in experiment.stream(s).tasks]
+    found = [read_yaml(layout.training(name) / "model" / "model.yaml")["provenance"] for name in names]
+    dirty = {"true": " (dirty)"}
+    return list(dict.fromkeys(f"{made['git.commit']}{dirty.get(made['git.dirty'], '')}" for made in found))
 
 
 def _view(options: StageOptions, view: Source) -> Markup:

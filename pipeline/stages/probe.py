@@ -16,7 +16,7 @@ from pipeline.models.modelfolder import load_model
 from pipeline.progress import Progress
 from pipeline.stages.layout import dataset_of, stage_options
 from pipeline.stages.samples import read_samples
-from pipeline.tracking import Run, tracking_uri
+from pipeline.tracking import Run, flatten, tracking_uri
 from pipeline.video.framestore import FrameStore
 from pipeline.view import features_key
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     facts = json.loads((training / "mlflow_run.json").read_text(encoding="utf-8"))
     with Run.resume(facts["run_id"], tracking_uri(Path()), experiment=facts["experiment"], name=facts["name"]) as run:
-        run.log_metrics({f"probe/{name}/flip_rate": one["flip_rate"] for name, one in scores["changes"].items()})
+        run.log_metrics({f"probe/{name}": value for name, value in flatten({"changes": scores["changes"]}).items()})
         run.log_file(layout.probe(options.training) / "contact_sheet.jpg")
     print(f"probe: {options.name} {options.training}, {scores['videos']} videos, {scores['groups']} groups")
     print(table_of(scores))

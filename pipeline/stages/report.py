@@ -1,6 +1,8 @@
 """Stage `report`: scores over all folds, and one HTML page that shows everything a reader needs to trust them."""
 
+import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,9 +68,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         trainings += own
     write_text(layout.root / "metrics.json", json.dumps(scores, indent=2, allow_nan=False) + "\n")
     files = {path.name: read_scores(path) for path in checks(layout)}
+    if not is_current(files.get("premium.json", {}), scores, experiment.seed):
+        print("report: premium.json is of other models or folds, and left out; run `lrcn audit --premium` again")
+        del files["premium.json"]
     config = Source(f"configs/{options.name}.yaml", experiment.model_dump(mode="json"))
     audit = Source(layout.audit.name, files[layout.audit.name])
-    probes = sorted((layout.root / "evaluations").glob("*/probe/probe.json"))
+    probes = probe_files(options)
     by_id = {video.video_id: video.sha256 for video in videos}
     page = render_report(
         ReportData(
@@ -111,6 +116,30 @@ def scored(experiment: Experiment) -> list[tuple[Task, Scored]]:
 def checks(layout: Layout) -> list[Path]:
     """The files of what was checked of the data, those that the experiment has; `audit.json` always."""
     return [layout.audit, *filter(Path.is_file, (layout.root / name for name in CHECKS))]
+
+
+def is_current(premium: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]], seed: int) -> bool:
+    """Whether a `premium.json` compares with the scores there are: it is made by hand, and DVC does not renew it."""
+    own = {task: scores.get(task, {}).get("rgb", {}).get("seeds", {}).get(str(seed), {}) for task in premium}
+    return all(
+        abs(one["grouped"]["score"] - own[task].get(one["metric"], math.nan)) < 1e-9 for task, one in premium.items()
+    )
+
+
+def probe_files(options: StageOptions) -> list[Path]:
+    """`probe.json` of the trainings that the experiment probes, no older ones that lie beside them."""
+    experiment = options.experiment
+    if experiment.probe is None:
+        return []
+    pairs = itertools.product(experiment.stream("rgb").tasks, experiment.folds)
+    names = [training_name(task, "rgb", fold, experiment.seed) for task, fold in pairs]
+    files = [options.layout.probe(name) / "probe.json" for name in names]
+    for file in files:
+        if not file.is_file():
+            print(
+                printable(f"report: {file}: no such file; the page leaves this probe out until `lrcn probe` wrote it")
+            )
+    return [file for file in files if file.is_file()]
 
 
 def read_tables(layout: Layout, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.discovery import printable
 from pipeline.errors import DataError
-from pipeline.reporting.words import CONTROLS, STREAMS
+from pipeline.reporting.words import CONTROLS, STREAMS, control_name
 from pipeline.stages.leaks import leaks_in_words
 
 
@@ -47,11 +47,11 @@ def lines(title: str, task: str, scores: Mapping[str, Any]) -> list[str]:
     if "deviation" in scores:
         each = ", ".join(f"{one[name]:.3f} (seed {seed})" for seed, one in scores["seeds"].items())
         found.append(f"  the mean over {len(scores['seeds'])} seeds ± {scores['deviation'][name]:.3f}: {each}")
-    for control, text in CONTROLS.items():
+    for control in CONTROLS:
         if control in scores["controls"]:
             rung = scores["controls"][control]
             gain = (rung["difference"], rung["difference_low"], rung["difference_high"])
-            found.append(_line(text, rung[name], rung["low"], rung["high"], gain))
+            found.append(_line(control_name(control, task), rung[name], rung["low"], rung["high"], gain))
     if task == "clip":
         if own.get("auc") is not None:
             spread = scores.get("deviation", {}).get("auc")

@@ -30,8 +30,8 @@ def results(folder: str) -> dict[str, dict[str, str]]:
 def folder(toy) -> Path:
     """Two good clips among four that are not."""
     inbox = toy / "inbox"
-    write_toy_video(inbox / "goes left.mp4", "left", 50)
-    write_toy_video(inbox / "sub" / "goes right.mp4", "right", 51)
+    write_toy_video(inbox / "goes left.mp4", "left", 0)  # as tested: the toy knows no other grain
+    write_toy_video(inbox / "sub" / "goes right.mp4", "right", 1)
     return inbox
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli
-from tests.conftest import run_unprivileged, write_toy_video
+from tests.conftest import run_stage, run_unprivileged, write_toy_video
 
 pytestmark = pytest.mark.slow  # the fast tests of a whole minute have no room for these
 
@@ -42,7 +42,7 @@ def inbox(toy) -> dict[str, str]:
     """40 videos below `inbox`, each of its own bytes, label by path; and links in circles, which are no more files."""
     source = {label: toy / f"{label}.mp4" for label in ("left", "right")}
     for number, label in enumerate(source):
-        write_toy_video(source[label], label, 50 + number)
+        write_toy_video(source[label], label, number)  # as tested: the toy knows no other grain
     labels = {}
     for number, name in enumerate(NAMES):
         path = toy / "inbox" / os.fsdecode(name)
@@ -163,6 +163,21 @@ def test_index_names_forty_files_exactly(inbox):
     assert [row.video_id for row in found if row.status != "ok"] == again
     write_rows("videos.csv", Video, found)
     assert read_videos("videos.csv") == found
+
+
+def test_the_stages_score_a_video_whose_name_is_no_utf_8(toy, monkeypatch):
+    root = Path("artifacts/toy")
+    for name in ("videos", "segments", "splits", "decoded", "properties"):
+        file = root / f"{name}.csv"
+        file.write_bytes(file.read_bytes().replace(b"/g00.mp4", b"/caf\xe9.mp4").replace(b"/g09.mp4", b"/n\xff.mp4"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{toy}/mlflow.db")
+    for task in ("clip", "frame"):
+        run_stage("train", "--task", task)
+        run_stage("evaluate", "--task", task)
+    run_stage("report")
+    answered = table(f"{root}/evaluations/clip-rgb-fold1-seed0/predictions.csv")
+    assert {row["video_id"] for row in answered} >= {"left/caf\udce9.mp4", "right/caf\udce9.mp4"}
+    assert "long/caf?.mp4" in (root / "figures/frame-rgb/timeline.svg").read_text(encoding="utf-8")
 
 
 def test_messages_are_one_line_each(toy, capsys):

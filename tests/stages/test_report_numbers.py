@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,32 @@ def test_every_number_of_the_page_stands_in_the_file_it_names(toy: Path) -> None
         "train: left/g01.mp4 …; test: left/g03.mp4",
         "What would a random split have shown?",
         "background blurred",
-        "Below the threshold the model says “unsure”",
+        "16 % of the pixels are foreground. Some could not be shown with every change",
+        "Below the threshold an answer counts as unsure",
         "As an alarm",
+        "Commit, packages and machine are those of this page; the models have a commit of their own.",
     ):
         assert expected in text
     first = [row for row in re.findall(r"<td[^>]*>(background blurred|darker)<", page)]
     assert first == ["background blurred", "darker"]  # in the order of the glossary, not of the file
+
+
+@pytest.mark.slow
+def test_what_is_of_older_models_is_left_off_the_page(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_checks(ROOT)
+    other = ROOT / "evaluations/clip-rgb-fold9-seed0/probe"
+    shutil.copytree(ROOT / "evaluations/clip-rgb-fold1-seed0/probe", other)
+    premium = json.loads((ROOT / "premium.json").read_text())
+    premium["clip"]["grouped"]["score"] -= 0.01
+    (ROOT / "premium.json").write_text(json.dumps(premium))
+    run_stage("report")
+    page = (ROOT / "report.html").read_text()
+    assert "evaluations/clip-rgb-fold1-seed0/probe/probe.json" in page
+    assert "clip-rgb-fold9" not in page
+    assert "What would a random split have shown?" not in page
+    printed = capsys.readouterr().out
+    assert "premium.json is of other models or folds, and left out" in printed
+    assert "frame-rgb-fold1-seed0/probe/probe.json: no such file; the page leaves this probe out" in printed
 
 
 @pytest.mark.slow

@@ -160,6 +160,7 @@ def test_the_ladder_takes_frame_scores_and_scores_without_intervals() -> None:
         "controls": {"my_control": {"acc": 0.5, "low": None, "high": None, "difference": 0.3}},
     }
     shown = texts(ladder_figure(metrics))
+    assert not any(line.get_clip_on() for line in ladder_figure(metrics).axes[0].lines)  # a dot at 1 is a whole dot
     for text in ("frame accuracy", "my control", "0.80", "0.50", "+0.30"):
         assert text in shown
 
@@ -261,6 +262,12 @@ def test_recall_stands_over_false_alarms_and_the_allowed_rate_is_marked() -> Non
     assert allowed.get_xdata()[0] == 1.0
 
 
+def test_every_alarm_class_has_a_curve() -> None:
+    many = pd.concat([CURVE.assign(**{"class": f"class {number}"}) for number in range(12)])
+    (axes,) = detection_figure(many).axes
+    assert [line.get_label() for line in axes.lines] == [f"class {number}" for number in range(12)]
+
+
 def test_classes_stand_in_order_of_f1_also_where_precision_is_not_defined() -> None:
     (axes,) = per_class_figure(pd.DataFrame(PER_CLASS).astype(str)).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["run", "walk"]
@@ -360,9 +367,8 @@ def over_time(count: int, **more: Any) -> pd.DataFrame:
 
 
 def test_recordings_have_their_names_and_no_weights_over_time() -> None:
-    rows = over_time(6)
-    rows.loc[1, "predicted"] = "sit"
-    axes = over_time_figure(rows).axes
+    # Also where a model gives the same answer throughout.
+    axes = over_time_figure(over_time(6), recordings=True).axes
     assert [one.get_title(loc="left") for one in axes] == ["v0", "v1", "v2", "v3"]
     assert not axes[0].collections
     assert over_time_figure(over_time(1)).axes[0].collections

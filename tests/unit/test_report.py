@@ -20,6 +20,7 @@ from pipeline.reporting.checks import (
     premium_table,
     probe_by_class,
     probe_table,
+    too_short,
 )
 from pipeline.reporting.numbers import Source, Table
 from pipeline.reporting.report import Mistake, Pooled, ReportData, Training, render_report
@@ -140,6 +141,8 @@ def test_the_result_in_words() -> None:
 def test_a_gain_that_may_be_chance_is_not_called_one() -> None:
     text = said(clip(single_frame=control(0.88, 0.02, -0.01, 0.05)))
     assert "A single frame reaches 0.88; a gain over that is not shown: the difference is +0.02 [−0.01, +0.05]." in text
+    worse = said(clip(single_frame=control(0.98, -0.08, -0.15, -0.01)))
+    assert "A single frame reaches 0.98; the model is worse than that: the difference is −0.08 [−0.15, −0.01]." in worse
     without = said(clip(single_frame=control(0.88, 0.02, None, float("nan"))))
     assert "a gain over that is not shown: the difference is +0.02." in without
 
@@ -156,6 +159,20 @@ def test_scores_that_the_files_give_away_are_said() -> None:
 
 def test_frames_of_recordings_in_words() -> None:
     assert said(frame()).startswith("The LSTM labels 0.61 [0.50, 0.70] of the labelled frames of 8 test recordings ")
+
+
+def test_controls_of_frames_have_names_and_sentences_of_their_own() -> None:
+    rungs = {"majority": control(0.4, 0.2, 0.1, 0.3), "file_properties": control(0.75, -0.1, -0.2, 0.0)}
+    training = replace(
+        frame(), metrics={**frame().metrics, "controls": {**rungs, "mean_pool": control(0.5, 0.1, 0, 1)}}
+    )
+    text = said(training)
+    assert "The mean of the features of the second around reaches 0.50" in text
+    assert "File properties and the clock, without a picture, reach 0.75, the most frequent class 0.40: when" in text
+    assert "the classes were recorded differently" not in text
+    assert [row[0] for row in texts_of(ladder_table("frame", training.own))[2:]] == [
+        "file properties and the clock, no picture", "mean feature of the second around, no order",
+    ]  # fmt: skip
 
 
 def test_one_group_has_no_interval() -> None:
@@ -294,19 +311,22 @@ def test_alarms_of_each_class() -> None:
     found |= {"false_alarms_per_hour": 0.98, "delay_seconds": None, "num_events": 8, "hours_without": 0.5}
     training = replace(clip("one"), metrics={**clip().metrics, "detection": {"fall": found}})
     assert texts_of(detection_table([training], own({}))) == [
-        ["one", "fall", "8", "0.50", "1.00", "0.98", "0.75 [0.50, 1.00]", "–", "0.50"]
+        ["one", "fall", "8", "0.500", "1.00", "0.98", "0.75 [0.50, 1.00]", "–", "0.50"]
     ]
     both = texts_of(detection_table([training, training], own({"detection": {"fall": found}})))
     assert [row[0] for row in both] == ["one", "one", "all folds together"]
     assert detection_table([clip()], own({})) is None
+    assert too_short(training.own)
+    assert not too_short(own({"detection": {"fall": {**found, "hours_without": 1.0}}}))
+    assert not too_short(own({"detection": {"fall": {**found, "hours_without": None}}}))
 
 
 def test_changes_of_the_probe_stand_in_the_order_of_the_glossary() -> None:
-    change = {"flip_rate": 0.25, "low": 0.1, "high": 0.4, "score_change": -0.125}
+    change: dict[str, Any] = {"flip_rate": 0.25, "low": 0.1, "high": 0.4, "score_change": -0.125, "num_videos": 7}
     change |= {"per_class": {"a/b": {"flip_rate": 0.5, "score_change": 0.0, "num": 2}}}
     probe = Source("evaluations/x/probe/probe.json", {"changes": {"darker": change, "own": change, "frozen": change}})
     assert [row[0] for row in texts_of(probe_table(probe))] == ["first frame frozen", "darker", "own"]
-    assert texts_of(probe_table(probe))[0][1:] == ["0.25 [0.10, 0.40]", "−0.12"]
+    assert texts_of(probe_table(probe))[0][1:] == ["7", "0.25 [0.10, 0.40]", "−0.12"]
     by_class = probe_by_class(probe)
     assert texts_of(by_class) == [["a/b", "0.50", "0.50", "0.50"]]
     assert by_class is not None
@@ -420,6 +440,33 @@ def test_several_folds_come_together_first_and_each_folded_away() -> None:
     inside = [attributes["id"] for tag, attributes in parsed.tags if tag == "details" and "id" in attributes]
     assert inside == ["clip-rgb-fold1-seed0", "clip-rgb-fold2-seed0"]
     assert "Each training" not in render_report(report())
+
+
+def test_the_curve_of_alarms_is_that_of_all_folds() -> None:
+    found = {"rate_per_hour": 1.0, "recall": 0.75, "num_events": 8, "hours_without": 0.5}
+    folds = [
+        replace(
+            clip(f"clip-rgb-fold{number}-seed0"),
+            figures={**FIGURES, "detection": f"<svg>alarms of fold {number}</svg>"},
+            metrics={**clip().metrics, "detection": {"fall": found}},
+        )
+        for number in (1, 2)
+    ]
+    pooled = {("clip", "rgb"): Pooled(PER_CLASS, {**FIGURES, "detection": "<svg>alarms of all folds</svg>"})}
+    page = render_report(report(*folds, pooled=pooled))
+    assert "alarms of all folds" in page
+    assert "alarms of fold 1" not in page
+    assert "too short to measure that rate" in re.sub(r"\s+", " ", page)
+
+
+def test_leaks_of_folds_that_nothing_was_tested_on_raise_no_alarm() -> None:
+    leaks = {"allowed": True, "published": False, "videos_compared": 9}
+    leaks["leaks"] = [{"kind": "group", "fold": 1, "sides": {"train": ["a"], "test": ["b"]}}]
+    training = clip("clip-rgb-fold2-seed0")
+    training = replace(training, metrics={**training.metrics, "leaks": {"group": 0, "content": 0, "pictures": 0}})
+    text = "".join(Page(render_report(report(training, files={"leaks.json": leaks}))).text)
+    assert "The split leaks" not in text
+    assert "train: a; test: b" in text
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,13 @@ def test_the_videos_table_is_recorded_with_a_digest_of_every_row(uri: str) -> No
     assert inputs["training"].digest != inputs["test"].digest
 
 
+def test_the_videos_table_may_hold_a_name_that_is_no_utf_8(uri: str) -> None:
+    with pd.option_context("mode.string_storage", "python"), start(uri) as run:
+        run.log_dataset(pd.DataFrame({"video_id": ["caf\udce9.mp4"], "label": ["x"]}), "videos.csv", "demo", "training")
+    (found,) = look(uri, run.run_id).inputs.dataset_inputs
+    assert found.dataset.name == "demo"
+
+
 def test_a_refused_value_is_said_and_the_rest_goes_on(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     with start(uri) as run:
         run.set_tags({"what?": 1})
