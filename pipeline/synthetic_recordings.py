@@ -6,7 +6,6 @@ after tells them apart. As all of this is known, so is the best that can be done
 timestep (Bayes' rule), and by one that sees the whole recording (the posterior of the semi-Markov chain).
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.frame_metrics import frame_metrics
-from pipeline.files import replacing, write_text
+from pipeline.files import replacing, write_json, write_text
 
 Floats = NDArray[np.float64]
 CLASSES = ("rest", "open", "pour", "close", "stir", "drink")  # the first is the background
@@ -145,7 +144,7 @@ def draw_recordings(folder: Path, *, seed: int = 0) -> dict[str, dict[str, dict[
             [features[name] for name in sides["test"]],
             [labels[name] for name in sides["test"]],
         )
-    write_text(folder / "expected.json", json.dumps(expected, indent=2) + "\n")
+    write_json(folder / "expected.json", expected)
     return expected
 
 

@@ -3,7 +3,6 @@
 The later stages depend on these tables, never on the folder.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from pipeline.data.labels import frame_classes
 from pipeline.data.scan import ReadHeader, scan_media
 from pipeline.data.tables import Segment, Split, Video, refuse, write_rows
 from pipeline.errors import DataError, LeakError
-from pipeline.files import write_text
+from pipeline.files import write_json
 
 
 @dataclass(frozen=True)
@@ -130,8 +129,7 @@ def write_index(index: Index, folder: Path | str) -> None:
     write_rows(folder / "videos.csv", Video, index.videos)
     write_rows(folder / "segments.csv", Segment, index.segments)
     write_rows(folder / "splits.csv", Split, index.splits)
-    # In ASCII, which JSON can always be: a file name may hold bytes that are no UTF-8.
-    write_text(folder / "audit.json", json.dumps(index.audit, indent=2) + "\n")
+    write_json(folder / "audit.json", index.audit)
 
 
 def _own_tables(card: Card) -> set[str]:

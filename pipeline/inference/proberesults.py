@@ -1,6 +1,5 @@
 """What a probe leaves behind: `probe.json`, `probe.csv`, `contact_sheet.jpg`, and a table on the screen."""
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from pipeline.discovery import printable
 from pipeline.errors import DataError
 from pipeline.evaluation.flips import Shown, flip_row, flip_scores
 from pipeline.evaluation.probe import Probed, left_out
-from pipeline.files import replacing, write_table, write_text
+from pipeline.files import replacing, write_json, write_table
 from pipeline.reporting.contactsheet import NUM_FRAMES, Turned, contact_sheet, surest, tiles
 from pipeline.video.changes import CHANGES
 
@@ -53,7 +52,7 @@ def write_probe(
     with replacing(folder / "contact_sheet.jpg") as temporary:
         in_order = sorted(turned, key=lambda one: CHANGES.index(one.change))
         temporary.write_bytes(contact_sheet(in_order, title))
-    write_text(folder / "probe.json", json.dumps(_without_nan(scores), indent=2, allow_nan=False) + "\n")
+    write_json(folder / "probe.json", scores)
     return scores
 
 
@@ -104,9 +103,3 @@ def _surest_of_each(turned: Sequence[Turned]) -> list[Turned]:
     """Without those that the sheet will not show, so that few pictures are kept."""
     names = dict.fromkeys(one.change for one in turned)
     return [one for name in names for one in surest([one for one in turned if one.change == name])]
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

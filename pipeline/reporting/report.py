@@ -58,9 +58,9 @@ class ReportData:
     title, experiment: what was done to which data set. trainings: at least one, all folds and seeds of each task and
     stream; of several seeds the first is shown in figures. metrics: `metrics.json`, by task and stream (rgb, flow,
     fused). pooled: by task and stream too. config: the experiment's file. files: the contents of `audit.json` and,
-    where there are such, of `leaks.json`, `shortcut.json`, `premium.json`. probes: `probe.json` by its file's name,
-    sheets: the contact sheet beside it, (H, W, 3) uint8 RGB. facts: of the data set, name to value. samples: captions
-    and frames, (H, W, 3) uint8 RGB. provenance: name to value.
+    where there are such, of `leaks.json`, `shortcut.json`, `evaluations/premium.json`. probes: `probe.json` by its
+    file's name, sheets: the contact sheet beside it, (H, W, 3) uint8 RGB. facts: of the data set, name to value.
+    samples: captions and frames, (H, W, 3) uint8 RGB. provenance: name to value.
     """
 
     title: str
@@ -112,8 +112,8 @@ def render_report(data: ReportData) -> str:
         if len(known) > 1 or len({training.seed for training in own}) > 1:
             table = streams_table(task, metrics.under(task))
             streams.append(Table(table.heads, table.rows, _streams_caption(heading, own, data.config)))
-    files = {name: data.source(f"{name}.json") for name in ("leaks", "shortcut", "premium")}
-    leaks, shortcut, premium = files["leaks"], files["shortcut"], files["premium"]
+    names = ("leaks.json", "shortcut.json", "evaluations/premium.json")
+    leaks, shortcut, premium = (data.source(name) for name in names)
     audit = Source("audit.json", data.files.get("audit.json", {}))
     page = environment.get_template("report.html").render(
         data=data,

@@ -23,11 +23,11 @@ from pipeline.evaluation.pooling import (
     pool_detection,
     pool_frame,
 )
-from pipeline.files import write_table, write_text
+from pipeline.files import write_json, write_table
 from pipeline.models.calibration import Calibration
 from pipeline.stages.layout import Layout, Scored, StageOptions
 from pipeline.stages.leaks import leaks_in_words
-from pipeline.stages.samples import opposites, task_classes, without_nan
+from pipeline.stages.samples import opposites, task_classes
 
 # A file's name may be no UTF-8, which the default storage of texts (Arrow, since pandas 3) refuses.
 pd.set_option("mode.string_storage", "python")
@@ -114,7 +114,7 @@ def write_scores(
     """Write `metrics.json`, `per_class.csv` and `confusion.csv`."""
     write_records(folder / "per_class.csv", per_class)
     write_records(folder / "confusion.csv", [dict(zip(classes, map(int, row), strict=True)) for row in matrix])
-    write_text(folder / "metrics.json", json.dumps(without_nan(scores), indent=2, allow_nan=False) + "\n")
+    write_json(folder / "metrics.json", scores)
 
 
 def read_scores(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.errors import DataError, LeakError
 from pipeline.evaluation.shortcut import PropertyFold, shortcut_scores
-from pipeline.files import write_text
+from pipeline.files import write_json
 from pipeline.progress import Progress
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.threads import in_threads
@@ -105,7 +105,7 @@ def check_leaks(
         "videos_compared": len(compared),
         "leaks": [asdict(leak) for leak in leaks],
     }
-    write_text(layout.leaks, json.dumps(facts, indent=2) + "\n")
+    write_json(layout.leaks, facts)
     what = "features have no pictures to compare" if options.experiment.backbone is None else (
         f"pictures of {len(compared)} of {len(videos)} videos compared"
     )  # fmt: skip
@@ -144,7 +144,7 @@ def check_shortcut(
         )
         scores["above_limit"] = bool(scores["auc"] > limit)
         scores |= {name: None if np.isnan(scores[name]) else scores[name] for name in SCORES}
-    write_text(options.layout.shortcut, json.dumps(scores, indent=2, allow_nan=False) + "\n")
+    write_json(options.layout.shortcut, scores)
     if scores["auc"] is None:
         print("audit: no labelled videos of two classes to test; file properties were not tried as a shortcut")
         return

@@ -10,9 +10,7 @@ import numpy as np
 from pipeline.data.labels import IGNORED
 from pipeline.data.properties import Properties, read_properties
 from pipeline.data.tables import SIDES
-from pipeline.device import choose_device
 from pipeline.discovery import printable
-from pipeline.errors import DataError
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
 from pipeline.evaluation.ladder import (
     Answers,
@@ -27,8 +25,7 @@ from pipeline.evaluation.ladder import (
 from pipeline.evaluation.pooling import add_clip_level, pool_detection
 from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
-from pipeline.files import content_hash
-from pipeline.models.modelfolder import Model, load_model
+from pipeline.models.modelfolder import Model
 from pipeline.stages.answers import (
     alarm_words,
     alarms,
@@ -43,6 +40,7 @@ from pipeline.stages.drawing import draw_evaluation
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.stages.leaks import leak_counts
 from pipeline.stages.samples import Sample, labelled_answers, opposites, read_samples
+from pipeline.stages.trained import trained_model
 from pipeline.tracking import Run, flatten, tracking_uri
 from pipeline.view import features_key
 
@@ -59,12 +57,7 @@ def evaluate_one(options: StageOptions) -> None:
     experiment, layout, task, fold = options.experiment, options.layout, options.task, options.fold
     dataset = dataset_of(experiment)
     training = layout.training(options.training)
-    model = load_model(training / "model", str(choose_device(options.runtime.device)))
-    if model.spec.provenance.get("splits.sha256") != content_hash(layout.splits):
-        raise DataError(
-            f"{training / 'model'}: trained on another split than that of {layout.splits}, so it may have seen what is "
-            "tested; run the stage train again"
-        )
+    model = trained_model(options)
     name = options.representation
     backbone = read_backbone(layout.backbone(name) / "backbone.safetensors")
     key = features_key(options.settings.view, backbone.name, backbone.weights_sha256)

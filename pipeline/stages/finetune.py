@@ -3,7 +3,6 @@ section they are trained on single frames of the training split (LRCN's first st
 then, where that has an `end_to_end` section, together with an LSTM on windows of frames (the second).
 """
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,7 +15,7 @@ from pipeline.data.cards import Dataset
 from pipeline.data.tables import Side
 from pipeline.device import choose_device, num_workers
 from pipeline.features.backbones import Backbone, load_backbone, save_backbone
-from pipeline.files import write_table, write_text
+from pipeline.files import write_json, write_table
 from pipeline.stages.footage import labelled_footage, labelled_stretches, view_pixels
 from pipeline.stages.importfeatures import describe_features
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
@@ -64,7 +63,7 @@ def fix_weights(options: StageOptions) -> None:
     save_backbone(backbone, folder / "backbone.safetensors")
     write_table(folder / "history.csv", COLUMNS, [[row.get(name) for name in COLUMNS] for row in history])
     facts = {"name": backbone.name, "weights_sha256": backbone.weights_sha256, "feature_size": backbone.feature_size}
-    write_text(folder / "backbone.json", json.dumps(facts, indent=2) + "\n")
+    write_json(folder / "backbone.json", facts)
     for slot in slots:
         slot.remove()
     how = f"fine-tuned for {len(history)} epochs" if history else f"weights: {source}"

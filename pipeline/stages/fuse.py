@@ -11,7 +11,7 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.calibration import fit_calibration
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
 from pipeline.evaluation.fusion import Aligned, align, choose_weight
-from pipeline.files import write_text
+from pipeline.files import write_json
 from pipeline.metricnames import flatten
 from pipeline.stages.answers import (
     alarm_words,
@@ -111,7 +111,7 @@ def tracked(options: StageOptions, name: str, about: str) -> Run:
         run = Run.start(options.name, name, run_tags(options), settings, tracking_uri(Path()), about)
     if run.run_id:
         facts = {"run_id": run.run_id, "experiment": options.name, "name": name, "settings": digest(settings)}
-        write_text(file, json.dumps(facts, indent=2) + "\n")
+        write_json(file, facts)
     return run
 
 

@@ -88,6 +88,11 @@ class Layout:
         """Folder of the scores of one training, or of the fusion of two."""
         return self.root / "evaluations" / name
 
+    @property
+    def premium(self) -> Path:
+        """What a random split would have shown; among the evaluations, which the report depends on."""
+        return self.root / "evaluations/premium.json"
+
     def probe(self, name: str) -> Path:
         """Folder of what the bias probe found of one training."""
         return self.evaluation(name) / "probe"

@@ -6,7 +6,6 @@ videos of the same recording.
 """
 
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -23,13 +22,12 @@ from pipeline.data.tables import Split, read_csv, read_segments, read_splits, us
 from pipeline.device import choose_device
 from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.premium import premium_scores
-from pipeline.files import LOCK_NAME, content_hash, locked, write_text
+from pipeline.files import LOCK_NAME, content_hash, locked, write_json, write_text
 from pipeline.stages.answers import in_brackets, read_answers
 from pipeline.stages.evaluate import evaluate_one
 from pipeline.stages.extract import extract_features
 from pipeline.stages.finetune import fix_weights
 from pipeline.stages.layout import Layout, StageOptions
-from pipeline.stages.samples import without_nan
 from pipeline.stages.train import train_one
 from pipeline.trackingstore import OFF
 from pipeline.training.distributed import process_group
@@ -126,8 +124,7 @@ def leakage_premium(options: StageOptions) -> dict[str, Any]:
                 seed=experiment.seed,
             )
             found[task] = {**scores, "metric": METRICS[task], "folds": len(names), "stream": "rgb"}
-    text = json.dumps(without_nan(found), indent=2, allow_nan=False) + "\n"
-    write_text(options.layout.root / "premium.json", text)
+    write_json(options.layout.premium, found)
     for task in tasks:
         print(in_words(options.name, task, found[task]))
     return found
@@ -209,7 +206,7 @@ def _write_random_split(options: StageOptions, twin: StageOptions, splits: Seque
     leaks = find_leaks(videos, random)
     write_rows(twin.layout.splits, Split, table(random))
     facts = {"allowed": True, "published": False, "videos_compared": 0, "leaks": [asdict(leak) for leak in leaks]}
-    write_text(twin.layout.root / "leaks.json", json.dumps(facts, indent=2) + "\n")
+    write_json(twin.layout.root / "leaks.json", facts)
     return leaks
 
 

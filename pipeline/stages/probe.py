@@ -6,16 +6,16 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.data.labels import IGNORED
-from pipeline.device import choose_device, num_workers
+from pipeline.device import num_workers
 from pipeline.errors import ConfigError
 from pipeline.evaluation.probe import Clip, Prober, Subject, read_clip, spread
 from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
 from pipeline.inference.proberesults import table_of, write_probe
-from pipeline.models.modelfolder import load_model
 from pipeline.progress import Progress
 from pipeline.stages.layout import dataset_of, stage_options
 from pipeline.stages.samples import read_samples
+from pipeline.stages.trained import trained_model
 from pipeline.tracking import Run, flatten, tracking_uri
 from pipeline.video.framestore import FrameStore
 from pipeline.view import features_key
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if experiment.probe is None:
         raise ConfigError(f"configs/{options.name}.yaml: probe is empty; expected e.g. probe: {{videos: 60}}")
     training = layout.training(options.training)
-    model = load_model(training / "model", str(choose_device(options.runtime.device)))
+    model = trained_model(options)
     backbone = read_backbone(training / "model" / "backbone.safetensors")
     key = features_key(view, backbone.name, backbone.weights_sha256)
     store = FeatureStore(layout.features(options.representation), key)

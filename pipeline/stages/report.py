@@ -1,7 +1,6 @@
 """Stage `report`: scores over all folds, and one HTML page that shows everything a reader needs to trust them."""
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from pipeline.discovery import printable
 from pipeline.errors import DataError
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
 from pipeline.evaluation.pooling import between_trainings, class_probabilities, detection_table, label_indices
-from pipeline.files import write_text
+from pipeline.files import without_nan, write_json, write_text
 from pipeline.reporting.figures import evaluation_figures
 from pipeline.reporting.numbers import Source
 from pipeline.reporting.report import Pooled, ReportData, render_report
@@ -31,11 +30,10 @@ from pipeline.stages.figures import read_figures, write_figures
 from pipeline.stages.layout import Layout, Scored, StageOptions, dataset_of, stage_options, training_name
 from pipeline.stages.leaks import leak_counts
 from pipeline.stages.pictures import frame_strip, sample_frames
-from pipeline.stages.samples import task_classes, without_nan
+from pipeline.stages.samples import task_classes
 from pipeline.video.framestore import FrameStore
 
 NUM_MISTAKES, STRIP_FRAMES = 8, 6
-CHECKS = ("leaks.json", "shortcut.json", "premium.json")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,11 +64,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         scores.setdefault(task, {})[stream] = without_nan(together)
         folds[task, stream] = [predictions for predictions, _ in tables[experiment.seed]]
         trainings += own
-    write_text(layout.root / "metrics.json", json.dumps(scores, indent=2, allow_nan=False) + "\n")
-    files = {path.name: read_scores(path) for path in checks(layout)}
-    if not is_current(files.get("premium.json", {}), scores, experiment.seed):
-        print("report: premium.json is of other models or folds, and left out; run `lrcn audit --premium` again")
-        del files["premium.json"]
+    write_json(layout.root / "metrics.json", scores)
+    files = {path.relative_to(layout.root).as_posix(): read_scores(path) for path in checks(layout)}
+    premium = layout.premium.relative_to(layout.root).as_posix()
+    if not is_current(files.get(premium, {}), scores, experiment.seed):
+        print(f"report: {premium} is of other models or folds, and left out; run `lrcn audit --premium` again")
+        del files[premium]
     config = Source(f"configs/{options.name}.yaml", experiment.model_dump(mode="json"))
     audit = Source(layout.audit.name, files[layout.audit.name])
     probes = probe_files(options)
@@ -115,7 +114,7 @@ def scored(experiment: Experiment) -> list[tuple[Task, Scored]]:
 
 def checks(layout: Layout) -> list[Path]:
     """The files of what was checked of the data, those that the experiment has; `audit.json` always."""
-    return [layout.audit, *filter(Path.is_file, (layout.root / name for name in CHECKS))]
+    return [layout.audit, *filter(Path.is_file, (layout.leaks, layout.shortcut, layout.premium))]
 
 
 def is_current(premium: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]], seed: int) -> bool:

@@ -1,9 +1,7 @@
 """The labelled features of one side of a fold, as training and evaluation take them."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -136,10 +134,3 @@ def opposites(dataset: Dataset, stream: Scored) -> dict[int, int]:
         return {}
     pairs = [(dataset.classes.index(a), dataset.classes.index(b)) for a, b in dataset.card.opposites]
     return {one: other for a, b in pairs for one, other in ((a, b), (b, a))}
-
-
-def without_nan(value: Any) -> Any:
-    """The same nested value with None where a number is not defined: JSON has no nan."""
-    if isinstance(value, Mapping):
-        return {key: without_nan(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,5 @@
 """Stage `train`: a recurrent network for one task, stream, fold and seed, as a model folder, curves and MLflow run."""
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -17,7 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.calibration import fit_calibration
 from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
-from pipeline.files import explaining_full_disk, write_table, write_text
+from pipeline.files import explaining_full_disk, write_json, write_table
 from pipeline.models.modelfolder import Model, ModelSpec, save_model
 from pipeline.models.recurrent import RecurrentClassifier
 from pipeline.reporting.timefigures import training_figures
@@ -150,7 +149,7 @@ def train_one(options: StageOptions, world: World) -> None:
             epoch=int(best["epoch"]),
         )
         facts = {"run_id": run.run_id, "experiment": options.name, "name": folder.name}
-        write_text(folder / "mlflow_run.json", json.dumps(facts, indent=2) + "\n")
+        write_json(folder / "mlflow_run.json", facts)
     checkpoint.remove()
     print(
         f"train: {options.name} {folder.name}: {len(sides['train'])} videos, {len(history)} epochs, best epoch "

@@ -39,7 +39,7 @@ def test_the_premium_is_measured_beside_the_experiment(toy, capsys, monkeypatch)
     found = measure()
     assert snapshot() == before
     assert dict(os.environ) == environment
-    assert json.loads((ARTIFACTS / "premium.json").read_text()) == found
+    assert json.loads((ARTIFACTS / "evaluations/premium.json").read_text()) == found
     assert {task: (one["metric"], one["folds"]) for task, one in found.items()} == {
         "clip": ("top1", 1), "frame": ("acc", 1),
     }  # fmt: skip
@@ -89,7 +89,7 @@ def test_a_measurement_that_was_cut_off_goes_on(toy, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         measure()
     assert os.environ["MLFLOW_TRACKING_URI"] == "off"
-    assert not (ARTIFACTS / "premium.json").exists()
+    assert not (ARTIFACTS / "evaluations/premium.json").exists()
     monkeypatch.setattr(
         stage, "train_one", lambda options, world: [trained.append(options.training), train(options, world)]
     )
@@ -125,7 +125,7 @@ def test_there_is_no_premium_of_nothing(toy):
     config.write_text(config.read_text().replace("train:\n", "train: {}\n"))
     with pytest.raises(ConfigError, match=r"train\.clip and train\.frame are empty; the premium is that of the RGB"):
         measure()
-    assert not (ARTIFACTS / "premium.json").exists()
+    assert not (ARTIFACTS / "evaluations/premium.json").exists()
 
 
 def test_what_must_be_there_first(toy):

@@ -47,16 +47,16 @@ def test_what_is_of_older_models_is_left_off_the_page(toy: Path, capsys: pytest.
     add_checks(ROOT)
     other = ROOT / "evaluations/clip-rgb-fold9-seed0/probe"
     shutil.copytree(ROOT / "evaluations/clip-rgb-fold1-seed0/probe", other)
-    premium = json.loads((ROOT / "premium.json").read_text())
+    premium = json.loads((ROOT / "evaluations/premium.json").read_text())
     premium["clip"]["grouped"]["score"] -= 0.01
-    (ROOT / "premium.json").write_text(json.dumps(premium))
+    (ROOT / "evaluations/premium.json").write_text(json.dumps(premium))
     run_stage("report")
     page = (ROOT / "report.html").read_text()
     assert "evaluations/clip-rgb-fold1-seed0/probe/probe.json" in page
     assert "clip-rgb-fold9" not in page
     assert "What would a random split have shown?" not in page
     printed = capsys.readouterr().out
-    assert "premium.json is of other models or folds, and left out" in printed
+    assert "evaluations/premium.json is of other models or folds, and left out" in printed
     assert "frame-rgb-fold1-seed0/probe/probe.json: no such file; the page leaves this probe out" in printed
 
 
