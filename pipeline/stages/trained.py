@@ -8,7 +8,7 @@ from pipeline.stages.layout import StageOptions
 
 
 def trained_model(options: StageOptions) -> Model:
-    """The model that the options name; raises DataError for one of another split, which may have seen what is tested."""
+    """The model that the options name; DataError for one of another split, which may have seen what is tested."""
     folder = options.layout.training(options.training) / "model"
     model = load_model(folder, str(choose_device(options.runtime.device)))
     if model.spec.provenance.get("splits.sha256") != content_hash(options.layout.splits):
