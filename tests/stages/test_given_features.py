@@ -150,7 +150,7 @@ def test_only_files_that_the_card_does_not_name_are_said_aloud(toy, capsys):
     run_stage("index")
     printed = capsys.readouterr().out
     assert "8 feature files, 1 rejected, 11 of the data set's own tables; " in printed
-    assert "index: warning: 1 other file(s) of the media folder are no feature files; see `rejected`" in printed
+    assert "index: warning: 1 other file(s) of the media folder are no feature files; audit.json lists them" in printed
 
 
 def test_a_side_of_which_nothing_is_left_says_why(toy):

@@ -144,7 +144,7 @@ def test_files_that_the_card_does_not_name_are_said_aloud(tiny):
     put(tiny / "media", "notes.txt", "text")
     audit = index(tiny).audit
     assert audit["files"] == {"total": 12, "ok": 9, "rejected": 1, "tables": 2}
-    assert audit["warnings"] == ["1 other file(s) of the media folder are no videos; see `rejected`"]
+    assert audit["warnings"] == ["1 other file(s) of the media folder are no videos; audit.json lists them"]
     assert [row["video_id"] for row in audit["rejected"]] == ["notes.txt"]
 
 
