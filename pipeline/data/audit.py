@@ -185,7 +185,9 @@ def _rejected_lines(rejected: Sequence[Video], segments: Sequence[Segment], what
     lost = [video for video in rejected if video.label or video.video_id in annotated]
     lines = _first(f"{video.video_id!r} has annotations but is no usable {what}: {video.reason}" for video in lost)
     if len(rejected) > len(lost):
-        lines.append(f"{len(rejected) - len(lost)} other file(s) of the media folder are no {what}s; audit.json lists them")
+        lines.append(
+            f"{len(rejected) - len(lost)} other file(s) of the media folder are no {what}s; audit.json lists them"
+        )
     return lines
 
 
