@@ -260,8 +260,9 @@ def test_a_dead_worker_is_one_line_and_what_is_drawn_is_kept(tmp_path, monkeypat
             assert context.get_start_method() == "spawn"
             super().__init__(1)
 
-        def submit(self, draw, folder, seed, name):
-            return super().submit(die) if name.startswith("recordings") else super().submit(draw, folder, seed, name)
+        def submit(self, draw, folder, seed, name, tied):
+            own = (die,) if name.startswith("recordings") else (draw, folder, seed, name, tied)
+            return super().submit(*own)
 
     def die():
         raise BrokenProcessPool("killed")
@@ -311,11 +312,11 @@ def test_an_interrupted_run_goes_on(tmp_path, small, monkeypatch):
     draw = synthetic._draw_file
     calls = []
 
-    def stop_at_the_fourth(folder, seed, name):
+    def stop_at_the_fourth(folder, seed, name, tied):
         if len(calls) == 3:
             raise KeyboardInterrupt
         calls.append(name)
-        return draw(folder, seed, name)
+        return draw(folder, seed, name, tied)
 
     monkeypatch.setattr(synthetic, "_draw_file", stop_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
