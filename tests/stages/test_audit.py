@@ -18,6 +18,8 @@ from pipeline.synthetic import write_video
 from pipeline.video.reader import VideoReader, i420_to_rgb
 from tests.conftest import run_stage
 
+pytestmark = pytest.mark.slow
+
 ARTIFACTS = Path("artifacts/toy")
 LEAKS, SHORTCUT = ARTIFACTS / "leaks.json", ARTIFACTS / "shortcut.json"
 CONFIG = ["--config", "configs/toy.yaml"]
@@ -89,7 +91,6 @@ def test_a_copy_in_another_group_stops_everything_until_the_card_says_so(toy, ca
     assert {"long/g10.mp4", "left/other.mp4", "left/g02.mp4"} <= tested
 
 
-@pytest.mark.slow
 def test_an_allowed_leak_is_stamped_on_every_score(toy, capsys):
     copy_of("long/g10.mp4", "left/other.mp4", "g02", mirrored=True)
     for stage in ("index", "decode"):
@@ -158,7 +159,6 @@ def test_leaks_are_counted_by_fold(tmp_path, monkeypatch):
     assert leaks_in_words(leak_counts(layout, [4])) == ""
 
 
-@pytest.mark.slow
 def test_a_copy_of_the_same_bytes_is_allowed_by_the_configuration_or_by_hand(toy, capsys):
     Path("media/toy/left/same.mp4").write_bytes(Path("media/toy/long/g10.mp4").read_bytes())
     with Path("media/toy/labels.csv").open("a") as labels:
@@ -177,7 +177,6 @@ def test_a_copy_of_the_same_bytes_is_allowed_by_the_configuration_or_by_hand(toy
     assert leak_counts(Layout("toy"), [1]) == {"group": 0, "content": 1, "pictures": 0}
 
 
-@pytest.mark.slow
 def test_leaks_of_published_splits_are_warnings(toy, capsys):
     copy_of("long/g10.mp4", "left/other.mp4", "g02")
     change_card("  groups:\n    folds", "  groups:\n    official: true\n    folds")
@@ -187,7 +186,6 @@ def test_leaks_of_published_splits_are_warnings(toy, capsys):
     assert (leaks()["allowed"], leaks()["published"], len(leaks()["leaks"])) == (False, True, 1)
 
 
-@pytest.mark.slow
 def test_a_property_that_tells_the_class_is_warned_of_and_named(toy, capsys):
     for path in sorted(Path("media/toy/right").glob("*.mp4")):
         frames = [i420_to_rgb(frame.i420) for frame in VideoReader(path).frames(10.0, 32)]

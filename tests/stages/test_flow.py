@@ -17,6 +17,8 @@ from pipeline.video.flow import NO_FLOW
 from pipeline.view import View, features_key
 from tests.conftest import run_stage, square_frames, write_toy_video
 
+pytestmark = pytest.mark.slow
+
 ARTIFACTS = Path("artifacts/toy")
 FLOW = ("--stream", "flow")
 
@@ -72,7 +74,6 @@ def test_through_the_store_and_straight_from_the_video_are_equal_bit_for_bit(
         assert one.time_seconds[0] == pytest.approx(0.1 if method else 0.0)
 
 
-@pytest.mark.slow
 def test_flow_tells_left_from_right_and_predict_answers_as_the_stages_do(toy: Path) -> None:
     view = configure(flow="dis")
     for stage in ("finetune", "extract"):
@@ -97,7 +98,6 @@ def test_flow_tells_left_from_right_and_predict_answers_as_the_stages_do(toy: Pa
             assert int(answer["frames"]) == len(store.read(video["sha256"]).values)
 
 
-@pytest.mark.slow
 def test_a_video_of_one_picture_is_listed_and_left_out_of_training(
     toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,7 +143,6 @@ def test_a_video_of_one_picture_is_listed_and_left_out_of_training(
     assert fused.keys() == alone.keys()
 
 
-@pytest.mark.slow
 def test_ten_crops_from_training_to_the_report(toy: Path) -> None:
     configure(crop=24, crops=10)
     for stage in ("finetune", "extract"):

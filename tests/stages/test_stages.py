@@ -27,6 +27,8 @@ from pipeline.stages.samples import labelled_answers, read_samples
 from pipeline.video.reader import VideoReader
 from tests.conftest import ROOT, run_stage, write_toy_video
 
+pytestmark = pytest.mark.slow
+
 ARTIFACTS = Path("artifacts/toy")
 
 
@@ -81,7 +83,6 @@ def test_predictions_hold_every_test_video_and_the_scores_follow_from_them(built
     )
 
 
-@pytest.mark.slow
 def test_alarms_and_single_clips_are_scored_beside_videos(toy, capsys):
     card, config = Path("datasets/toy/card.yaml"), Path("configs/toy.yaml")
     card.write_text(card.read_text() + "alarms: [left]\n")
@@ -263,7 +264,6 @@ def test_two_trainings_with_one_seed_are_equal(toy):
     assert (model.read_bytes(), scores.read_bytes()) == before
 
 
-@pytest.mark.slow
 def test_fine_tuning_gives_each_fold_its_own_features(toy, capsys):
     config = Path("configs/toy.yaml")
     config.write_text(
@@ -295,7 +295,6 @@ END_TO_END = """finetune:
 """
 
 
-@pytest.mark.slow
 def test_end_to_end_training_follows_and_goes_on_where_it_was_cut_off(toy, monkeypatch):
     from pipeline.stages import finetune as stage
     from pipeline.training import endtoend
@@ -339,7 +338,6 @@ def test_end_to_end_training_follows_and_goes_on_where_it_was_cut_off(toy, monke
     assert rows(folder / "history.csv") == history
 
 
-@pytest.mark.slow
 def test_torchrun_spreads_end_to_end_training_and_one_process_writes(toy):
     config = Path("configs/toy.yaml")
     # Slowly, since this CNN's random weights blow rounding up: tests/unit/test_endtoend.py compares weights.
@@ -364,7 +362,6 @@ def test_torchrun_spreads_end_to_end_training_and_one_process_writes(toy):
         assert float(two["val_loss"]) == pytest.approx(float(one["val_loss"]), abs=0.005)
 
 
-@pytest.mark.slow
 def test_footage_is_the_stored_frames_of_clips_and_segments(toy):
     from pipeline.stages.footage import labelled_footage
     from pipeline.stages.layout import stage_options
@@ -444,7 +441,6 @@ def test_recordings_that_are_background_throughout(toy, capsys):
     assert "long/g04.mp4" not in {sample.video.video_id for sample in clips}
 
 
-@pytest.mark.slow
 def test_false_alarms_in_background_recordings_count(toy):
     list_no_segments_of("g00", "g01", "g09")
     for stage in ("train", "evaluate"):

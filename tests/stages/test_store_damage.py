@@ -17,6 +17,8 @@ from tests.conftest import run_stage
 from tests.stages.store_writers import ENTRIES, write_as_a_stage, write_entries
 from tests.stages.test_store_faults import DECODE, FEATURES, FRAMES, MODEL, contents, finished
 
+pytestmark = pytest.mark.slow
+
 
 def fault(path: Path) -> str:
     store = FeatureStore(path.parent, None) if path.suffix == ".safetensors" else FrameStore(path.parent, None)
@@ -31,7 +33,6 @@ def find_and_rebuild(damaged: Iterable[Path], expected: dict[str, bytes]) -> Non
     assert contents(FRAMES) | contents(FEATURES) == expected
 
 
-@pytest.mark.slow
 def test_100_flipped_bits_are_found_and_rebuilt(toy):
     """Mutant, by hand: without checksums most flips in features and frames pass unseen."""
     expected = contents(FRAMES) | contents(FEATURES)
@@ -47,7 +48,6 @@ def test_100_flipped_bits_are_found_and_rebuilt(toy):
         find_and_rebuild(group, expected)
 
 
-@pytest.mark.slow
 def test_cut_empty_swapped_and_lengthened_files_are_found_and_rebuilt(toy):
     """Mutant, by hand: without checksums files of another video pass as this one's."""
     expected = contents(FRAMES) | contents(FEATURES)
@@ -63,7 +63,6 @@ def test_cut_empty_swapped_and_lengthened_files_are_found_and_rebuilt(toy):
     find_and_rebuild(damaged, expected)
 
 
-@pytest.mark.slow
 def test_what_other_parameters_made_is_replaced_and_the_way_back_gives_the_same_bytes(toy):
     """Mutant, by hand: a store that does not compare keys keeps all old entries."""
     expected = contents(FRAMES) | contents(FEATURES)
@@ -211,7 +210,6 @@ def test_a_disk_that_is_full_at_any_of_20_points(mount_small_disk, tmp_path):
         assert contents(disk) == expected
 
 
-@pytest.mark.slow
 def test_a_stage_on_a_full_disk_stops_and_goes_on_when_there_is_space(mount_small_disk, toy):
     expected = contents(FRAMES)
     shutil.rmtree(FRAMES)
@@ -230,7 +228,6 @@ def test_a_stage_on_a_full_disk_stops_and_goes_on_when_there_is_space(mount_smal
     assert contents(FRAMES) == expected
 
 
-@pytest.mark.slow
 def test_predictions_on_a_full_disk(mount_small_disk, toy, capsys):
     arguments = ["predict", "media/toy/left", "--model", MODEL, "--out"]
     assert cli.main([*arguments, "large"]) == 0

@@ -235,6 +235,7 @@ def test_every_command_stops_while_it_waits_for_decoding(toy, command):
     assert not Path("out").exists() or not finished(Path("out"))
 
 
+@pytest.mark.slow
 def test_commands_and_stages_refuse_a_folder_that_another_process_writes(toy, capsys):
     for command, folder in (
         (DECODE, FRAMES),

@@ -17,6 +17,8 @@ from pipeline.errors import DataError
 from pipeline.evaluation.clip_metrics import auc, clip_metrics, confusion_matrix, per_class_table, reliability
 from pipeline.evaluation.frame_metrics import edit_score, frame_metrics
 
+pytestmark = pytest.mark.slow  # 200 random cases each
+
 CASES = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 IGNORED = -100
 CLOSE = {"abs": 1e-9, "rel": 0, "nan_ok": True}
