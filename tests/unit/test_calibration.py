@@ -213,6 +213,7 @@ def test_a_higher_precision_needs_no_lower_threshold() -> None:
     assert [wanted for wanted, _ in fit_calibration(probs, labels, np.arange(400)).thresholds] == list(PRECISIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_groups", "size", "alike"), [(48, 1, 0.0), (150, 1, 0.0), (8, 6, 0.2), (5, 16, 0.1)])
 @pytest.mark.parametrize(("shape", "worth"), [((3.0, 1.0), 1.0), ((3.0, 1.0), 0.0), ((1.2, 1.2), 0.5)])
 def test_the_promise_holds_on_new_videos(

@@ -186,6 +186,7 @@ def test_equal_arguments_give_equal_results(monkeypatch):
     assert (controls.file_properties(table, train_labels, table[:10], 3, 8) != first).any()
 
 
+@pytest.mark.slow
 def test_file_properties_find_a_shortcut_and_nothing_in_noise():
     rng = np.random.default_rng(0)
 

@@ -86,6 +86,7 @@ def texts(figure: Figure) -> list[str]:
     return [text for element in root.iter() if element.tag.endswith("text") and (text := "".join(element.itertext()))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_svg_is_the_same_every_time_and_takes_the_colour_of_the_page(name: str) -> None:
     svg = to_svg(FIGURES[name](), f"a {name} & <more>")

@@ -48,6 +48,7 @@ def distribute(media: Path, dataset: str) -> Index:
     return index_dataset(definition, media, no_video, workers=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dataset", "num_recordings", "num_groups", "sizes"),
     [("50salads", 50, 25, (40, 10)), ("gtea", 28, 4, (21, 7)), ("breakfast", 520, 52, (390, 130))],

@@ -275,6 +275,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_training():
     assert validate(model, wrong, WHOLE, "clip")[0] == pytest.approx(min(losses))
 
 
+@pytest.mark.slow
 def test_frame_task_with_truncated_backpropagation():
     """A toggle: the label is 1 after the pulse, for ever; chunks of 5 steps must carry it over their borders."""
     rng = np.random.default_rng(0)
@@ -363,6 +364,7 @@ def test_resumed_is_bit_for_bit_uninterrupted(settings, tmp_path, monkeypatch, c
     assert len(list(tmp_path.iterdir())) == 1  # that of the first value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"optimizer": "sgd", "lr": 0.1}, {"schedule": "constant"}, {"balance": "sampling"}]
 )
@@ -372,6 +374,7 @@ def test_other_optimisers_schedules_and_draws_learn_too(options):
     assert validate(model, ramps(40, 3), WHOLE, "clip")[1] >= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["last", "ramp", "attention"])
 def test_every_head_learns_the_order_of_the_steps(head):
     model = network(head=head)
