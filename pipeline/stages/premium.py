@@ -18,7 +18,7 @@ import pandas as pd
 
 from pipeline.config import Task
 from pipeline.data.splits import Leak, find_leaks, folds_of, random_folds, table
-from pipeline.data.tables import Split, read_csv, read_segments, read_splits, usable_videos, write_rows
+from pipeline.data.tables import Split, read_segments, read_splits, usable_videos, write_rows
 from pipeline.device import choose_device
 from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.premium import premium_scores
@@ -28,6 +28,7 @@ from pipeline.stages.evaluate import evaluate_one
 from pipeline.stages.extract import extract_features
 from pipeline.stages.finetune import fix_weights
 from pipeline.stages.layout import Layout, StageOptions
+from pipeline.stages.samples import undecodable_videos
 from pipeline.stages.train import train_one
 from pipeline.trackingstore import OFF
 from pipeline.training.distributed import process_group
@@ -190,11 +191,7 @@ def _prepare(
 
 
 def _write_random_split(options: StageOptions, twin: StageOptions, splits: Sequence[Split]) -> list[Leak]:
-    undecodable = {
-        row["video_id"]
-        for _, row in read_csv(options.layout.decoded, ["video_id", "status"])
-        if row["status"] == "rejected"
-    }
+    undecodable = undecodable_videos(options.layout)
     segmented = {segment.video_id for segment in read_segments(options.layout.segments)}
     videos = usable_videos(options.layout.videos)
     # A video that could not be decoded keeps its place, so that as many are lost on each side as under the real split.

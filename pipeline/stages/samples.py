@@ -60,7 +60,7 @@ def read_samples(
     chosen = set(video_ids(read_splits(layout.splits), fold, split))
     segments = [segment for segment in read_segments(layout.segments) if segment.video_id in chosen]
     segmented = {segment.video_id for segment in segments}
-    undecodable = {row["video_id"] for _, row in read_csv(layout.decoded, ["video_id"]) if row["status"] == "rejected"}
+    undecodable = undecodable_videos(layout)
     samples: list[Sample] = []
     lost, without = 0, 0
     left_out: set[str] = set()
@@ -107,6 +107,13 @@ def read_samples(
             f"expected {'a label in videos.csv' if task == 'clip' else 'rows in segments.csv'}"
         )
     return samples
+
+
+def undecodable_videos(layout: Layout) -> set[str]:
+    """Ids of the videos that decoding rejected."""
+    return {
+        row["video_id"] for _, row in read_csv(layout.decoded, ["video_id", "status"]) if row["status"] == "rejected"
+    }
 
 
 def labelled_answers(
