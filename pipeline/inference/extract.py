@@ -17,8 +17,9 @@ from pipeline.features.backbones import load_backbone
 from pipeline.features.extract import Extractor
 from pipeline.features.store import FeatureStore
 from pipeline.files import content_hash, locked, write_table
+from pipeline.inference.answers import status_of
 from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
-from pipeline.inference.results import CHANGED, file_state, status_of
+from pipeline.inference.ledger import CHANGED, file_state
 from pipeline.progress import Progress
 from pipeline.threads import in_threads
 from pipeline.video.isolation import DecoderPool

@@ -2,36 +2,20 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from pipeline.device import choose_device, num_workers
 from pipeline.discovery import printable
-from pipeline.errors import LrcnError, RejectedVideo
-from pipeline.features.backbones import GIVEN, read_backbone
-from pipeline.features.extract import Extractor
-from pipeline.features.store import VideoFeatures
+from pipeline.errors import LrcnError
 from pipeline.files import locked
-from pipeline.inference.given import read_given
+from pipeline.inference.answers import Answer
 from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
-from pipeline.inference.results import (
-    CHANGED,
-    Answer,
-    Ledger,
-    Segment,
-    file_state,
-    model_identity,
-    runs_of_labels,
-    status_of,
-    write_results,
-)
-from pipeline.models.modelfolder import Model, load_model
+from pipeline.inference.ledger import CHANGED, Ledger, file_state, model_identity
+from pipeline.inference.recognizer import Recognizer
+from pipeline.inference.results import write_results
+from pipeline.models.modelfolder import ModelSpec, read_spec
 from pipeline.progress import Progress
-from pipeline.video.isolation import DecoderPool
 from pipeline.video.limits import Limits
-from pipeline.view import features_key
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,6 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_input_arguments(parser)
     parser.add_argument("--model", required=True, type=Path, help="a model folder")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
+    parser.add_argument(
+        "--precision",
+        type=float,
+        default=0.9,
+        help="answers are called sure from the score on at which so many of them were right (default 0.9)",
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add_decoding_arguments(parser)
     options = parser.parse_args(argv)
@@ -51,21 +41,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def predict_into(options: argparse.Namespace, limits: Limits, inputs: Inputs) -> int:
     """Bring the folder of results up to date; returns the exit code."""
+    spec = read_spec(options.model)
     try:
-        ledger = Ledger(options.out, model_identity_of(options.model))
+        ledger = Ledger(options.out, model_identity(options.model))
     except OSError as error:
         raise LrcnError(f"{options.out}: cannot be written ({error.strerror}); choose another --out") from None
     states = {path: file_state(path) for path in inputs.files}
     todo = [path for path in inputs.files if ledger.get(path, states[path]) is None]
     try:
         if todo:
-            model = load_model(options.model, str(choose_device(options.device)))
-            progress = Progress("predict", len(todo))
-            with DecoderPool(limits) as decoders:
-                answers = predict_files(
-                    model, options.model, decoders, limits, todo, options.workers, progress.add_frames
-                )
-                for answer in progress.over(answers):
+            with Recognizer.load(
+                options.model, device=options.device, workers=options.workers, limits=limits
+            ) as recognizer:
+                progress = Progress("predict", len(todo))
+                for answer in progress.over(recognizer.predict_files(todo, progress.add_frames)):
                     if file_state(answer.path) != states[answer.path]:
                         answer = Answer(answer.path, "failed", CHANGED)
                     ledger.add(answer, states[answer.path])
@@ -75,7 +64,7 @@ def predict_into(options: argparse.Namespace, limits: Limits, inputs: Inputs) ->
         Answer(path, "rejected", inputs.reasons[path]) if path in inputs.reasons else ledger.answers[path][1]
         for path in inputs.paths
     ]
-    write_results(options.out, answers_in_order)
+    write_results(options.out, answers_in_order, threshold_of(spec, options.precision), spec.task)
     counts = {
         status: sum(answer.status == status for answer in answers_in_order)
         for status in ("ok", "damaged", "rejected", "failed")
@@ -91,100 +80,17 @@ def predict_into(options: argparse.Namespace, limits: Limits, inputs: Inputs) ->
     return 1 if counts["rejected"] + counts["failed"] else 0
 
 
-def model_identity_of(folder: Path) -> str:
-    """Identity of a model folder; raises ModelError through `load_model` when there is no model."""
-    if not (folder / "model.yaml").is_file():
-        load_model(folder)
-    return model_identity(folder)
-
-
-def predict_files(
-    model: Model,
-    folder: Path,
-    decoders: DecoderPool,
-    limits: Limits,
-    paths: Sequence[str],
-    workers: int,
-    progress: Callable[[int], None] = lambda num_frames: None,
-) -> Iterator[Answer]:
-    """Answers in the order of the paths; a file that cannot be used is an answer with a reason, never an exception.
-
-    progress: as for Extractor.run.
-    """
-    device = model.network.feature_mean.device
-    backbone = read_backbone(folder / "backbone.safetensors")
-    view = model.spec.view
-    model.require_features(features_key(view, backbone.name, backbone.weights_sha256))
-    if backbone.name == GIVEN:
-        for path in paths:
-            try:
-                features = read_given(Path(path), backbone, view.fps, limits.memory_bytes)
-                yield answer_for(path, model, features, "ok", "")
-            except Exception as error:  # noqa: BLE001 - one file's failure is its answer, the others go on
-                yield Answer(path, status_of(error), reason_of(error))
-        return
-    extractor = Extractor(
-        backbone, view.crop, device, workers=num_workers(workers), crops=view.crops, flow=view.flow
-    )  # fmt: skip
-    readers = {path: decoders.reader(path) for path in paths}
-    jobs = ((path, readers[path].frames(view.fps, view.short_side)) for path in paths)
-    for path, result in extractor.run(jobs, progress):
-        reader = readers.pop(path)
-        if isinstance(result, Exception):
-            yield Answer(path, status_of(result), reason_of(result))
-        else:
-            try:
-                yield answer_for(path, model, result, reader.verdict.status, reader.verdict.reason)
-            except Exception as error:  # noqa: BLE001 - one file's failure is its answer, the others go on
-                yield Answer(path, status_of(error), reason_of(error))
-
-
-def reason_of(error: Exception) -> str:
-    """Why a file has no answer; what nobody foresaw is named by its type too."""
-    if isinstance(error, RejectedVideo):
-        return str(error)
-    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-
-
-def answer_for(path: str, model: Model, features: VideoFeatures, status: str, reason: str) -> Answer:
-    """Label, runner-up, scores and segments of one video."""
-    probs = model.predict_features(features.values.astype(np.float32))
-    step = 1 / model.spec.view.fps
-    seconds = round(float(features.time_seconds[-1]) + step, 3)
-    if model.task == "clip":
-        overall = probs
-        segments = clip_segments(model, features, seconds)
-    else:
-        # The label of an untrimmed video is the action that fills most of it; the shares of time are its scores.
-        overall = np.bincount(probs.argmax(axis=1), minlength=len(model.classes)) / len(probs)
-        segments = runs_of_labels(probs, features.time_seconds, step, model.classes, model.spec.background)
-    ranked = list(np.argsort(-overall, kind="stable"))
-    if model.spec.background is not None and overall[ranked[0]] < 1:
-        ranked = [k for k in ranked if model.classes[k] != model.spec.background]
-    second = ranked[1] if len(ranked) > 1 else None
-    return Answer(
-        path=path,
-        status=status,
-        reason=reason,
-        label=model.classes[ranked[0]],
-        score=round(float(overall[ranked[0]]), 6),
-        runner_up="" if second is None else model.classes[second],
-        runner_up_score=None if second is None else round(float(overall[second]), 6),
-        frames=len(probs) if model.task == "frame" else len(features.values),
-        seconds=seconds,
-        scores={name: round(float(value), 6) for name, value in zip(model.classes, overall, strict=True)},
-        segments=segments,
-    )
-
-
-def clip_segments(model: Model, features: VideoFeatures, seconds: float) -> tuple[Segment, ...]:
-    """The label of each clip of the view, with its time."""
-    scores = model.predict_clips(features.values.astype(np.float32))
-    starts = model.spec.view.clip_starts(len(features.values))
-    size = model.spec.view.clip_frames or len(features.values)
-    found = []
-    for start, row in zip(starts, scores, strict=True):
-        end = min(seconds, round(float(features.time_seconds[start]) + size / model.spec.view.fps, 3))
-        begin = round(float(features.time_seconds[start]), 3)
-        found.append(Segment(begin, end, model.classes[int(row.argmax())], round(float(row.max()), 6)))
-    return tuple(found)
+def threshold_of(spec: ModelSpec, precision: float) -> float | None:
+    """The model's threshold for a wanted precision; says on stderr when it has none, so that no answer is sure."""
+    if not 0 < precision < 1:
+        raise LrcnError(f"--precision is {precision}; expected a share between 0 and 1, such as 0.9")
+    threshold = spec.calibration.threshold(precision)
+    if threshold is None:
+        reached = [f"{wanted:g}" for wanted, at in spec.calibration.thresholds if at is not None]
+        advice = f"it reaches {reached[-1]}: --precision {reached[-1]}" if reached else "it reaches none"
+        print(
+            f"predict: no answer is called sure: on the validation side the model reached no precision of "
+            f"{precision:g} ({advice})",
+            file=sys.stderr,
+        )
+    return threshold

@@ -28,7 +28,7 @@ from pipeline.models.recurrent import RecurrentClassifier, Steps
 from pipeline.models.streaming import Stream
 from pipeline.view import View
 
-MODEL_FORMAT = 3
+MODEL_FORMAT = 4
 CLIPS_AT_A_TIME = 64
 FILES = ("model.safetensors", "backbone.safetensors")
 
@@ -51,6 +51,7 @@ class ModelSpec:
     features_key: str
     provenance: dict[str, Any]
     calibration: Calibration = UNCALIBRATED
+    longest_steps: int = 0
 
 
 class Model:
@@ -112,17 +113,33 @@ class Model:
         Raises:
             ModelError: the features have another size than the network's.
         """
-        if self.task == "clip":
-            return self.spec.calibration.apply(np.asarray(self._clip_probabilities(features).mean(axis=0)))
-        return self.step_probabilities(features)
+        return self.predict_with_clips(features)[0] if self.task == "clip" else self.step_probabilities(features)
 
     def predict_clips(self, features: np.ndarray) -> np.ndarray:
-        """Class probabilities (clips, K) float32 of each clip that the view cuts out of a video.
+        """Class probabilities (clips, K) float32 of each clip that is cut out of a video, see `clips_of`.
 
         features: (T, D) or (T, crops, D) float32; probabilities are averaged over the crops. The temperature was fitted
         to answers for whole videos; for a clip of several it is the same, for want of labels of clips.
         """
-        return self.spec.calibration.apply(self._clip_probabilities(features))
+        return self.predict_with_clips(features)[1]
+
+    def predict_with_clips(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A clip model's answer for a video, (K,), and for each of its clips, (clips, K); see the two above."""
+        clips = self._clip_probabilities(features)
+        apply = self.spec.calibration.apply
+        return apply(np.asarray(clips.mean(axis=0))), apply(clips)
+
+    def clips_of(self, num_steps: int) -> tuple[list[int], int]:
+        """First timesteps of the clips that are cut out of a video of `num_steps`, and the timesteps of each.
+
+        They are the view's. Where the whole video is one clip, a video that is more than twice as long as any the model
+        was trained on is no such clip but a recording: it is read in windows of the longest training video's length,
+        each of which begins in the middle of the one before.
+        """
+        view, longest = self.spec.view, self.spec.longest_steps
+        if view.clip_frames == 0 and longest and num_steps > 2 * longest:
+            view = replace(view, clip_frames=longest, clip_stride=max(1, longest // 2))
+        return view.clip_starts(num_steps), min(view.clip_frames or num_steps, num_steps)
 
     def _clip_probabilities(self, features: np.ndarray) -> np.ndarray:
         parts = []
@@ -169,14 +186,13 @@ class Model:
         return Stream(self.network, self.spec.task, self.spec.calibration)
 
     def _clips(self, features: np.ndarray) -> Iterator[tuple[list[int], Steps]]:
-        """The view's clips of a video, some at a time: the timesteps they begin at, and the network's answer.
+        """The clips of a video, some at a time: the timesteps they begin at, and the network's answer.
 
         The answer has a row for each crop of the first clip, then of the second, and so on.
         """
         steps = self._steps(features)
         num_crops, num_steps = steps.shape[:2]
-        starts = self.spec.view.clip_starts(num_steps)
-        size = min(self.spec.view.clip_frames or num_steps, num_steps)
+        starts, size = self.clips_of(num_steps)
         for first in range(0, len(starts), CLIPS_AT_A_TIME):
             some = starts[first : first + CLIPS_AT_A_TIME]
             with torch.inference_mode():
@@ -220,6 +236,11 @@ def save_model(folder: Path, model: Model, backbone_file: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def read_spec(folder: Path | str) -> ModelSpec:
+    """What a model folder's `model.yaml` says; raises ModelError when it is missing, damaged or of another format."""
+    return _read_description(Path(folder))[0]
+
+
 def load_model(folder: Path | str, device: str = "cpu") -> Model:
     """Read a model folder and check every hash in it.
 
@@ -227,6 +248,24 @@ def load_model(folder: Path | str, device: str = "cpu") -> Model:
         ModelError: the folder is missing, incomplete, damaged, or of another format.
     """
     folder = Path(folder)
+    spec, hashes = _read_description(folder)
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder}: {name} is missing; copy the whole folder")
+        if content_hash(folder / name) != hashes.get(name):
+            raise ModelError(
+                f"{folder / name}: its SHA-256 is not the one in model.yaml: the file is damaged or was exchanged"
+            )
+    try:
+        network = RecurrentClassifier(num_classes=len(spec.classes), **spec.architecture)
+        network.load_state_dict(load_file(folder / FILES[0]))
+    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / FILES[0]}: does not fit the architecture in model.yaml ({error})") from error
+    return Model(spec, network.to(device), folder)
+
+
+def _read_description(folder: Path) -> tuple[ModelSpec, dict[str, str]]:
+    """The specification, and the SHA-256 of each file."""
     if not (folder / "model.yaml").is_file():
         raise ModelError(
             f"{folder}: no model here (no model.yaml); expected a folder such as "
@@ -244,16 +283,4 @@ def load_model(folder: Path | str, device: str = "cpu") -> Model:
         spec = ModelSpec(**{**text, **parts, "classes": tuple(text["classes"])})
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder}/model.yaml: not a model description ({error}); copy the folder again") from error
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder}: {name} is missing; copy the whole folder")
-        if content_hash(folder / name) != hashes.get(name):
-            raise ModelError(
-                f"{folder / name}: its SHA-256 is not the one in model.yaml: the file is damaged or was exchanged"
-            )
-    try:
-        network = RecurrentClassifier(num_classes=len(spec.classes), **spec.architecture)
-        network.load_state_dict(load_file(folder / FILES[0]))
-    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / FILES[0]}: does not fit the architecture in model.yaml ({error})") from error
-    return Model(spec, network.to(device), folder)
+    return spec, hashes

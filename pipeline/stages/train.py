@@ -132,6 +132,7 @@ def train_one(options: StageOptions, world: World) -> None:
             backbone=backbone.name,
             features_key=key,
             provenance={**tags, "seed": options.seed, "config": experiment.model_dump(mode="json")},
+            longest_steps=max(len(sample.features.values) for sample in sides["train"]),
         )
         model = calibrated(Model(spec, network), sides["val"])
         with explaining_full_disk(folder / "model"):

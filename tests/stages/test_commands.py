@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli
-from pipeline.inference import predict
+from pipeline.inference import recognizer
 from pipeline.synthetic import write_video
 from pipeline.video.flow import NO_FLOW
 from pipeline.video.reader import RejectedVideo
@@ -89,7 +89,7 @@ def test_a_second_call_does_nothing_and_a_new_file_is_done_alone(folder, monkeyp
         raise AssertionError("a second call must not load the model")
 
     with monkeypatch.context() as patch:
-        patch.setattr(predict, "load_model", never)
+        patch.setattr(recognizer, "load_model", never)
         assert cli.main(arguments) == 0
     assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
     write_toy_video(folder / "third.mp4", "left", 52)
@@ -101,15 +101,15 @@ def test_a_second_call_does_nothing_and_a_new_file_is_done_alone(folder, monkeyp
 def test_an_interrupted_run_goes_on_where_it_was(folder, monkeypatch, capsys):
     arguments = ["predict", str(folder), "--model", MODEL, "--out"]
     assert cli.main([*arguments, "whole"]) == 0
-    real = predict.answer_for
+    real = recognizer.Recognizer.answer
 
-    def stop_at_second(path, *rest):
+    def stop_at_second(self, path, *rest):
         if "right" in path:
             raise KeyboardInterrupt
-        return real(path, *rest)
+        return real(self, path, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(predict, "answer_for", stop_at_second)
+        patch.setattr(recognizer.Recognizer, "answer", stop_at_second)
         assert cli.main([*arguments, "out"]) == 130
     assert not Path("out/results.csv").exists()
     capsys.readouterr()
@@ -288,16 +288,16 @@ def test_a_model_whose_view_was_changed_by_hand_is_refused(folder, capsys):
 
 
 def test_one_file_whose_answer_fails_stops_no_other_and_is_tried_again(folder, monkeypatch):
-    real = predict.answer_for
+    real = recognizer.Recognizer.answer
 
-    def fails_on_left(path, *rest):
+    def fails_on_left(self, path, *rest):
         if "left" in path:
             raise RuntimeError("out of memory")
-        return real(path, *rest)
+        return real(self, path, *rest)
 
     arguments = ["predict", str(folder), "--model", MODEL, "--out", "out"]
     with monkeypatch.context() as patch:
-        patch.setattr(predict, "answer_for", fails_on_left)
+        patch.setattr(recognizer.Recognizer, "answer", fails_on_left)
         assert cli.main(arguments) == 1
     assert results("out")["goes left.mp4"]["reason"] == "RuntimeError: out of memory"
     assert cli.main(arguments) == 0

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -135,9 +137,9 @@ def test_missing_and_foreign_folders_are_named(folder, tmp_path):
     with pytest.raises(ModelError, match="does not fit the architecture"):
         load_model(folder)
     for made in (2, 99):
-        (folder / "model.yaml").write_text(text.replace("format: 3", f"format: {made}"))
+        (folder / "model.yaml").write_text(text.replace("format: 4", f"format: {made}"))
         with pytest.raises(
-            ModelError, match=f"made by another version .* in model format {made}; expected format 3: tr"
+            ModelError, match=f"made by another version .* in model format {made}; expected format 4: tr"
         ):
             load_model(folder)
     (folder / "model.yaml").write_text(text.replace("temperature: 0.4", "temperature: -1"))
@@ -155,3 +157,20 @@ def test_missing_and_foreign_folders_are_named(folder, tmp_path):
     (folder / "backbone.safetensors").unlink()
     with pytest.raises(ModelError, match=r"backbone\.safetensors is missing"):
         load_model(folder)
+
+
+def test_a_video_far_longer_than_those_of_the_training_is_read_in_windows():
+    model = make(view=WHOLE)
+    assert model.clips_of(500) == ([0], 500)  # no length is known
+    model = Model(replace(model.spec, longest_steps=10), model.network)
+    assert model.clips_of(20) == ([0], 20)
+    assert model.clips_of(28) == ([0, 5, 10, 15, 18], 10)
+    assert make().clips_of(7) == ([0, 2, 3], 4)  # the view's own clips
+    values = features(28)
+    windows = [
+        Model(model.spec, model.network).predict_features(values[start : start + 10]) for start in (0, 5, 10, 15, 18)
+    ]
+    plain = model.uncalibrated()
+    np.testing.assert_allclose(model.predict_clips(values), windows, atol=1e-6)
+    mean = np.mean([plain.predict_features(values[start : start + 10]) for start in (0, 5, 10, 15, 18)], axis=0)
+    np.testing.assert_allclose(plain.predict_features(values), mean, atol=1e-6)

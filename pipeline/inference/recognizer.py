@@ -1,0 +1,176 @@
+"""A trained model, ready for video files and live frames: the one class behind `lrcn predict` and `lrcn stream`."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from pipeline.device import choose_device, num_workers
+from pipeline.features.backbones import GIVEN, read_backbone
+from pipeline.features.extract import Extractor
+from pipeline.features.store import VideoFeatures
+from pipeline.inference.answers import Answer, Segment, Status, Timesteps, VideoFacts, reason_of, status_of
+from pipeline.inference.given import read_given
+from pipeline.models.modelfolder import Model, load_model
+from pipeline.video.isolation import DecoderPool
+from pipeline.video.limits import Limits
+from pipeline.video.verdict import Verdict
+from pipeline.view import features_key
+
+
+class Recognizer:
+    """Labels videos with a trained model.
+
+    >>> with Recognizer.load("artifacts/demo/trainings/clip-rgb-fold1-seed0/model") as recognizer:  # doctest: +SKIP
+    ...     answer = recognizer.predict("clip.mp4")
+    >>> answer.label, answer.score  # doctest: +SKIP
+    ('sit_down', 0.98)
+
+    Use it as a context manager, or `close` it: it holds decoding processes.
+    """
+
+    def __init__(self, model: Model, folder: Path, workers: int = 0, limits: Limits = Limits()) -> None:  # noqa: B008
+        self.model = model
+        self.folder = folder
+        self._limits = limits
+        self._backbone = read_backbone(folder / "backbone.safetensors")
+        view = model.spec.view
+        model.require_features(features_key(view, self._backbone.name, self._backbone.weights_sha256))
+        self._decoders = DecoderPool(limits)
+        self._extractor: Extractor | None = None
+        if self._backbone.name != GIVEN:
+            device = model.network.feature_mean.device
+            self._extractor = Extractor(
+                self._backbone, view.crop, device, workers=num_workers(workers), crops=view.crops, flow=view.flow
+            )
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        device: str = "auto",
+        workers: int = 0,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+    ) -> "Recognizer":
+        """Read a model folder.
+
+        device: `auto`, `cpu` or `cuda`. workers: videos decoded at a time; 0 = one per core. limits: for one file.
+        Raises ModelError when the folder is missing, incomplete or damaged, and ConfigError for `cuda` without a GPU.
+        """
+        folder = Path(model)
+        return cls(load_model(folder, str(choose_device(device))), folder, workers, limits)
+
+    def predict(self, path: str | Path) -> Answer:
+        """The answer for one file. A file that cannot be used is an answer with a reason, never an exception."""
+        return next(self.predict_files([str(path)]))
+
+    def predict_files(
+        self, paths: Sequence[str], progress: Callable[[int], None] = lambda num_frames: None
+    ) -> Iterator[Answer]:
+        """Answers, in the order of the paths; a file that cannot be used is an answer with a reason.
+
+        progress: as for Extractor.run.
+        """
+        view = self.model.spec.view
+        if self._extractor is None:
+            for path in paths:
+                try:
+                    features = read_given(Path(path), self._backbone, view.fps, self._limits.memory_bytes)
+                    yield self.answer(path, features, None)
+                except Exception as error:  # noqa: BLE001 - one file's failure is its answer, the others go on
+                    yield Answer(path, status_of(error), reason_of(error))
+            return
+        readers = {path: self._decoders.reader(path) for path in paths}
+        jobs = ((path, readers[path].frames(view.fps, view.short_side)) for path in paths)
+        for path, result in self._extractor.run(jobs, progress):
+            reader = readers.pop(path)
+            try:
+                if isinstance(result, Exception):
+                    raise result
+                yield self.answer(path, result, reader.verdict)
+            except Exception as error:  # noqa: BLE001 - one file's failure is its answer, the others go on
+                yield Answer(path, status_of(error), reason_of(error))
+
+    def answer(self, path: str, features: VideoFeatures, verdict: Verdict | None) -> Answer:
+        """The answer for a video whose features are there; verdict: what decoding it said, None without a video."""
+        model, step = self.model, 1 / self.model.spec.view.fps
+        values = features.values.astype(np.float32)
+        seconds = round(float(features.time_seconds[-1]) + step, 3)
+        timesteps = None
+        if model.task == "clip":
+            overall, clips = model.predict_with_clips(values)
+            segments = _clip_segments(model, clips, features.time_seconds, seconds)
+        else:
+            probs = model.predict_features(values)
+            timesteps = Timesteps(features.time_seconds, probs)
+            # The label of an untrimmed video is the action that fills most of it; shares of time are its scores.
+            overall = np.bincount(probs.argmax(axis=1), minlength=len(model.classes)) / len(probs)
+            segments = runs_of_labels(probs, features.time_seconds, step, model.classes, model.spec.background)
+        ranked = list(np.argsort(-overall, kind="stable"))
+        if model.spec.background is not None and overall[ranked[0]] < 1:
+            ranked = [k for k in ranked if model.classes[k] != model.spec.background]
+        second = ranked[1] if len(ranked) > 1 else None
+        status: Status = "damaged" if verdict is not None and verdict.status == "damaged" else "ok"
+        return Answer(
+            path=path,
+            status=status,
+            reason="" if verdict is None else verdict.reason,
+            label=model.classes[ranked[0]],
+            score=float(overall[ranked[0]]),
+            runner_up="" if second is None else model.classes[second],
+            runner_up_score=None if second is None else float(overall[second]),
+            frames=len(features.values),
+            seconds=seconds,
+            scores={name: float(value) for name, value in zip(model.classes, overall, strict=True)},
+            segments=segments,
+            video=None if verdict is None else _facts(verdict),
+            timesteps=timesteps,
+        )
+
+    def close(self) -> None:
+        """End the decoding processes."""
+        self._decoders.close()
+
+    def __enter__(self) -> "Recognizer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _facts(verdict: Verdict) -> VideoFacts:
+    return VideoFacts(verdict.num_frames, verdict.duration_seconds, verdict.width, verdict.height, verdict.codec)
+
+
+def _clip_segments(model: Model, clips: np.ndarray, time_seconds: np.ndarray, seconds: float) -> tuple[Segment, ...]:
+    """The label of each clip or window of a video, with its time; clips: (clips, K) probabilities."""
+    starts, size = model.clips_of(len(time_seconds))
+    found = []
+    for start, row in zip(starts, clips, strict=True):
+        end = min(seconds, round(float(time_seconds[start]) + size / model.spec.view.fps, 3))
+        best = int(row.argmax())
+        found.append(Segment(round(float(time_seconds[start]), 3), end, model.classes[best], float(row[best])))
+    return tuple(found)
+
+
+def runs_of_labels(
+    probs: np.ndarray, time_seconds: np.ndarray, step_seconds: float, classes: Sequence[str], background: str | None
+) -> tuple[Segment, ...]:
+    """Runs of the same most probable class over (T, K) probabilities, the background left out."""
+    best = probs.argmax(axis=1)
+    borders = [0, *(np.flatnonzero(np.diff(best)) + 1).tolist(), len(best)]
+    return tuple(
+        Segment(
+            round(float(time_seconds[start]), 3),
+            round(float(time_seconds[end - 1]) + step_seconds, 3),
+            classes[best[start]],
+            float(probs[start:end, best[start]].mean()),
+        )
+        for start, end in itertools.pairwise(borders)
+        if classes[best[start]] != background
+    )
