@@ -21,7 +21,7 @@ demo: venv     ## draw the demo data, build every stage, print the scores, predi
 
 test: check    ## style, types, all tests, coverage
 	coverage erase
-	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml coverage run -m pytest -n auto --dist loadfile -m "slow or not slow" --durations=10
+	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "slow or not slow" --durations=10
 	coverage combine --quiet
 	coverage report --fail-under=85
 
