@@ -52,12 +52,12 @@ def until(condition: str) -> str:
 def choose(name: str, value: str) -> str:
     """A script that sets a filter as a user does."""
     find = f"document.getElementById({json.dumps(name)})"
-    return f"{find}.value = {json.dumps(value)}; {find}.dispatchEvent(new Event('input', {{bubbles: true}}))"
+    return f"{find}.value = {json.dumps(value)}; void {find}.dispatchEvent(new Event('input', {{bubbles: true}}))"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of a frame model on 2,000 files, seven of them real: dark, then brighter from 1 s on, then from 2.5 s."""
+    """Results of a frame model on 2,000 files, seven of them real."""
     from pipeline.synthetic import write_video
 
     root = tmp_path_factory.mktemp("results")
@@ -67,9 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate(NAMES):
         path = str(root / "in put" / name)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        times = np.arange(int(SECONDS * FPS)) / FPS
-        levels = 30 + 90 * (times >= LEFT_FROM) + 90 * (times >= RIGHT_FROM)
-        frames = [np.full((48, 64, 3), level, np.uint8) for level in levels]
+        frames = [np.full((48, 64, 3), 30 + 5 * place, np.uint8) for place in range(int(SECONDS * FPS))]
         write_video(path, frames, fps=FPS, lossless=False)
         segments = (Segment(LEFT_FROM, RIGHT_FROM, "left", 0.6), Segment(RIGHT_FROM, SECONDS, "right", 0.95))
         facts = VideoFacts(len(frames), SECONDS, 64, 48, "h264")
@@ -130,7 +128,6 @@ def test_the_page_is_quiet_asks_for_nothing_and_fits(folder: Path, tmp_path: Pat
 
 def test_it_sorts_filters_and_keeps_both_in_the_address(folder: Path, tmp_path: Path) -> None:
     head = "#table th[data-key=score] button"
-    rest = "score=1&order=-score"
     seen = look_at(
         folder / "report.html",
         tmp_path,
@@ -139,7 +136,7 @@ def test_it_sorts_filters_and_keeps_both_in_the_address(folder: Path, tmp_path: 
             f"document.querySelector('{head}').click()",
             f"[{FIRST}, document.querySelector('#table th[aria-sort]').getAttribute('aria-sort')]",
             f"document.querySelector('{head}').focus()",
-            ENTER,
+            ENTER,  # on a button it is a click
             f"[{FIRST}, document.querySelector('#table th[aria-sort]').getAttribute('aria-sort')]",
             choose("status", "rejected"),
             COUNTED,
@@ -161,10 +158,10 @@ def test_it_sorts_filters_and_keeps_both_in_the_address(folder: Path, tmp_path: 
             choose("q", "camera 3"),
             "document.querySelector('[data-filter=status][data-value=ok]').click()",
             until("location.hash.includes('status=ok') && location.hash.includes('q=camera+3')"),
-            f"location.hash = '#{rest}'",
+            "void (location.hash = '#order=-score')",
             until(f"{COUNTED} === '2,001 files'"),
             FIRST,
-            "scrollTo(0, document.body.scrollHeight)",
+            "void scrollTo(0, document.body.scrollHeight)",
             until(f"{ROWS}.some(row => row.getAttribute('aria-rowindex') === '2002')"),
             f"{ROWS}.length",
         ),
@@ -195,12 +192,6 @@ def test_it_sorts_filters_and_keeps_both_in_the_address(folder: Path, tmp_path: 
 def test_a_click_on_the_timeline_seeks_and_the_playhead_follows(folder: Path, tmp_path: Path) -> None:
     name = output_name(str(folder.parent / "in put" / "plain.mp4"))
     readout = "document.getElementById('readout').textContent"
-    # The brightness of the middle of the picture says which frame is shown.
-    level = f"""(() => {{
-      const canvas = new OffscreenCanvas(1, 1).getContext("2d");
-      canvas.drawImage({VIDEO}, 20, 20, 1, 1, 0, 0, 1, 1);
-      return {VIDEO}.videoWidth;
-    }})()"""
     seen = look_at(
         folder / "report.html",
         tmp_path,
@@ -215,7 +206,7 @@ def test_a_click_on_the_timeline_seeks_and_the_playhead_follows(folder: Path, tm
             "document.querySelector('#parts ol [aria-current]').textContent",
             "document.querySelector('#parts ol button').click()",
             until(f"Math.abs({VIDEO}.currentTime - 1) < 0.01 && !{VIDEO}.seeking"),
-            level,
+            f"{VIDEO}.videoWidth",
             f"{VIDEO}.muted = true; {VIDEO}.play()",
             until(f"{VIDEO}.currentTime > 1.2"),
             until("parseFloat(document.getElementById('playhead').style.left) > 29"),
@@ -273,8 +264,8 @@ def test_files_of_any_name_play_and_keys_lead_through_them(folder: Path, tmp_pat
     values = [value for value in seen.values if value is not None]
     titles = values[2 : 2 + 2 * len(NAMES) : 2]
     assert values[1 : 1 + 2 * len(NAMES) : 2] == [True] * len(NAMES)
-    shown = ["plain.mp4", "script>.mp4", NAMES[2], NAMES[3], "two\\nlines\\u{202e}.mp4", "caf\\xe9 \\xff.mp4", NAMES[6]]
-    assert titles == shown
+    escaped = {NAMES[1]: "script>.mp4", NAMES[4]: "two\\nlines\\u{202e}.mp4", NAMES[5]: "caf\\xe9 \\xff.mp4"}
+    assert titles == [escaped.get(name, name) for name in sorted(NAMES, key=os.fsencode)]  # equally sure
     assert values[-5:] == [True, True, "true", str(len(NAMES) - 1), "safe"]
     assert seen.errors == []
 
@@ -288,7 +279,7 @@ def test_what_cannot_be_played_says_why(folder: Path, tmp_path: Path) -> None:
     frames = [np.full((48, 64, 3), 90, np.uint8)] * 20
     paths = {name: str(tmp_path / f"{name}.avi") for name in ("old", "overlaid")}
     for path in paths.values():
-        write_video(path, frames, codec="mpeg4", fps=FPS)
+        write_video(path, frames, codec="mpeg4", fps=FPS, lossless=False)
     write_video(out / "overlays" / f"{output_name(paths['overlaid'])}.mp4", frames, fps=FPS, lossless=False)
     segments = (Segment(0.0, 2.0, "left", 0.95),)
     facts = VideoFacts(20, 2.0, 64, 48, "mpeg4")
@@ -296,7 +287,7 @@ def test_what_cannot_be_played_says_why(folder: Path, tmp_path: Path) -> None:
     answers.append(_answer("f.npy", 0.9, segments, None))
     write_page(out, answers, threshold=None, task="clip", classes=CLASSES, model="m", precision=0.9)
     said = "document.getElementById('player-note').textContent"
-    show = "location.hash = '#file={}'"
+    show = "void (location.hash = '#file={}')"
     seen = look_at(
         out / "report.html",
         tmp_path / "profile",
@@ -311,9 +302,8 @@ def test_what_cannot_be_played_says_why(folder: Path, tmp_path: Path) -> None:
             "document.getElementById('player').hidden",
         ),
     )
-    assert [value for value in seen.values if value is not True and value != [True, True]] == [
-        show.format(output_name(path)).split("'")[1] for path in (paths["old"], paths["overlaid"], "f.npy")
-    ]
+    assert [value for value in seen.values if value is not None] == [True, True, [True, True], True, True]
+    assert seen.errors == []
 
 
 def test_the_rows_that_are_shown_are_downloaded_as_they_are_in_the_table(folder: Path, tmp_path: Path) -> None:
