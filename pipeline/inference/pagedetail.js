@@ -8,7 +8,7 @@ const clock = seconds => {
   return `${minutes}:${String((tenths % 600 / 10).toFixed(1)).padStart(4, "0")}`;
 };
 const span = () => Math.max(open.span, Number.isFinite(video.duration) && video.getAttribute("src") ? video.duration : 0);
-const partAt = seconds => open.parts.findLastIndex(part => part.start <= seconds + 1e-3 && seconds < part.end);
+const partAt = seconds => open.parts.findLastIndex(part => part.from <= seconds + 1e-3 && seconds < part.to);
 
 function showDetail(row, at = null) {
   const same = open === row;

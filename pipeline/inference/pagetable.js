@@ -32,10 +32,20 @@ const rows = data.rows.map((values, rank) => {
     const [start, end, label, score, sure] = row.segments.slice(at, at + 5);
     row.parts.push({start, end, label, score, sure});
   }
+  row.parts.forEach((part, place) => {
+    // Windows overlap: each is shown up to the middle of what it shares with the next.
+    part.from = Math.max(part.start, (part.start + (row.parts[place - 1]?.end ?? 0)) / 2);
+    part.to = Math.min(part.end, (part.end + (row.parts[place + 1]?.start ?? Infinity)) / 2);
+  });
   row.span = Math.max(row.seconds ?? 0, row.parts.at(-1)?.end ?? 0);
   row.has = (folder, ending) => row.outputs >> data.outputs.findIndex(([a, b]) => a === folder && b === ending) & 1;
   return row;
 });
+// The folder that holds all files is not repeated in every row.
+const common = rows.map(row => row.shown.split("/").slice(0, -1)).reduce((one, other) => {
+  const end = one.findIndex((name, place) => name !== other[place]);
+  return end < 0 ? one : one.slice(0, end);
+}, rows[0]?.shown.split("/").slice(0, -1) ?? []).map(name => `${name}/`).join("");
 const className = label => label === null ? "" : data.classes[label];
 const fixed = (value, digits = 3) => value === null ? "" : value.toFixed(digits);
 const swatch = label => {
@@ -51,18 +61,15 @@ function drawTimeline(row, span) {
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("aria-hidden", "true");
   const paths = new Map();
-  row.parts.forEach((part, place) => {
-    // Windows overlap: each is drawn up to the middle of what it shares with the next.
-    const start = Math.max(part.start, (part.start + (row.parts[place - 1]?.end ?? 0)) / 2);
-    const end = Math.min(part.end, (part.end + (row.parts[place + 1]?.start ?? Infinity)) / 2);
+  for (const part of row.parts) {
     const key = `${part.label} ${part.sure}`;
-    paths.set(key, (paths.get(key) ?? "") + `M${start.toFixed(3)} 0V1H${end.toFixed(3)}V0Z`);
-  });
+    paths.set(key, (paths.get(key) ?? "") + `M${part.from.toFixed(3)} 0V1H${part.to.toFixed(3)}V0Z`);
+  }
   for (const [key, shape] of paths) {
     const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
     path.setAttribute("d", shape);
     path.setAttribute("fill", color(Number(key.split(" ")[0])));
-    if (key.endsWith("0")) path.setAttribute("opacity", "0.45");
+    if (key.endsWith("0") && data.threshold !== null) path.setAttribute("opacity", "0.45");
     svg.append(path);
   }
   return svg;
@@ -81,7 +88,7 @@ function fillFile(cell, row) {
   } else box.append(make("span", "no-picture"));
   const button = make("button", "", row.shown.slice(slash));
   button.type = "button";
-  text.append(button, make("small", "", row.shown.slice(0, slash)));
+  text.append(button, make("small", "", row.shown.slice(common.length, slash)));
   text.title = row.shown;
   box.append(text);
   cell.append(box);
@@ -126,7 +133,7 @@ const ALL_COLUMNS = [
     fill: (cell, row) => fillScore(cell, row.confidence, row.sure)},
   {key: "sure", head: frameTask ? "segments sure" : "sure", kind: "text", value: row => row.sure === null ? null : Number(row.sure),
     fill: (cell, row) => cell.append(make("span", row.sure ? "yes" : "no", sureText(row)))},
-  {key: "runner_up", head: "runner-up", kind: "text", value: row => className(row.runner_up),
+  {key: "runner_up", head: "runner-up", kind: "text", needless: frameTask, value: row => className(row.runner_up),
     fill: (cell, row) => cell.append(className(row.runner_up), make("small", "", fixed(row.runner_up_score)))},
   {key: "seconds", head: "seconds", value: row => row.seconds, number: true, fill: (cell, row) => cell.append(fixed(row.seconds, 1))},
   {key: "frames", head: "frames", value: row => row.frames || null, number: true,

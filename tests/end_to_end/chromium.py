@@ -13,7 +13,14 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PRESS, CLICK = "press ", "click "  # in the place of a script: a key, or where across it (0 to 1) to click which element
 ENTER = PRESS + "Enter"
-KEYS = {"Enter": ("\r", 13), "Escape": ("", 27), "ArrowDown": ("", 40), "ArrowUp": ("", 38), "ArrowRight": ("", 39)}
+KEYS = {
+    "Enter": ("\r", 13),
+    "Escape": ("", 27),
+    "ArrowDown": ("", 40),
+    "ArrowUp": ("", 38),
+    "ArrowRight": ("", 39),
+    " ": (" ", 32),
+}
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0",

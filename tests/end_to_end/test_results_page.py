@@ -107,6 +107,7 @@ def test_the_page_is_quiet_asks_for_nothing_and_fits(folder: Path, tmp_path: Pat
             WIDTHS,
             STICKING_OUT,
             f"{ROWS}.length",
+            f"{ROWS}[0].cells[0].clientWidth / document.documentElement.clientWidth",
             "window.hacked ?? null",
             f"location.hash = '#file={name}'",
             until(f"{VIDEO}.readyState >= 1"),
@@ -114,12 +115,13 @@ def test_the_page_is_quiet_asks_for_nothing_and_fits(folder: Path, tmp_path: Pat
             STICKING_OUT,
         ),
     )
-    shown, ground, before, out_before, num_rows, hacked, _, played, after, out_after = seen.values
+    shown, ground, before, out_before, num_rows, for_names, hacked, _, played, after, out_after = seen.values
     assert (shown, played, hacked) == (True, True, None)
     assert (int(ground.removeprefix("rgb(").partition(",")[0]) < 64) == dark
     assert before[0] <= before[1] <= width
     assert after[0] <= after[1] <= width
     assert (out_before, out_after) == ([], [])
+    assert for_names > 0.2  # the columns leave room
     assert num_rows < 60  # of 2,001: only what can be seen
     assert seen.errors == []
     assert all(address.startswith(("file:", "data:")) for address in seen.requests)
@@ -252,7 +254,11 @@ def test_files_of_any_name_play_and_keys_lead_through_them(folder: Path, tmp_pat
             title,
             *steps,
             "press k",
-            until(f"{title} !== 'nothing'"),
+            ready,
+            "press  ",
+            until(f"!{VIDEO}.paused && {VIDEO}.currentTime > 0"),
+            "press  ",
+            until(f"{VIDEO}.paused"),
             "press Escape",
             until("document.getElementById('detail').hidden && !location.hash.includes('file=')"),
             "document.activeElement.closest('tr').getAttribute('aria-current')",
@@ -266,7 +272,7 @@ def test_files_of_any_name_play_and_keys_lead_through_them(folder: Path, tmp_pat
     assert values[1 : 1 + 2 * len(NAMES) : 2] == [True] * len(NAMES)
     escaped = {NAMES[1]: "script>.mp4", NAMES[4]: "two\\nlines\\u{202e}.mp4", NAMES[5]: "caf\\xe9 \\xff.mp4"}
     assert titles == [escaped.get(name, name) for name in sorted(NAMES, key=os.fsencode)]  # equally sure
-    assert values[-5:] == [True, True, "true", str(len(NAMES) - 1), "safe"]
+    assert values[-7:] == [True, True, True, True, "true", str(len(NAMES) - 1), "safe"]
     assert seen.errors == []
 
 
