@@ -61,7 +61,7 @@ def write_page(
 
     Args:
         folder: the folder of results.
-        answers: one for each file, with the segments as they are to be shown.
+        answers: one for each file, in any order, with the segments as they are to be shown; read once.
         threshold: lowest probability of an answer that is sure, None where no answer is.
         task: `clip` or `frame`.
         classes: class names in the order of the scores.
@@ -73,28 +73,33 @@ def write_page(
         StoreError: the disk is full.
         ValueError: an answer has a label that is none of the classes.
     """
-    ordered = sorted(answers, key=lambda answer: _badness(answer, threshold, task))
-    playable = [answer.path for answer in ordered if _is_playable(answer)]
-    root = _common_folder(playable)
-    addresses = {path: relative_url(path, root) for path in playable}
-    present = {kind: {entry.name for entry in _scan(folder / kind)} for kind, _ in OUTPUTS}
     index = {name: place for place, name in enumerate(classes)}
-    rows = [
-        _row(answer, addresses.get(answer.path, ""), present, index, threshold=threshold, task=task)
-        for answer in ordered
-    ]
+    present = {kind: {entry.name for entry in _scan(folder / kind)} for kind, _ in OUTPUTS}
+    ranked: list[tuple[tuple[int, bool, float, bytes], dict[str, Any]]] = []
+    playable: list[dict[str, Any]] = []
+    labels: Counter[str] = Counter()
+    for answer in answers:  # of several thousand only what the page shows is kept
+        row = _row(answer, present, index, threshold=threshold, task=task)
+        ranked.append((_badness(answer, threshold, task), row))
+        if _is_playable(answer):
+            playable.append(row)
+        if answer.is_answered:
+            labels.update({part.label for part in answer.segments if task == "frame"} | {answer.label})
+    rows = [row for _, row in sorted(ranked, key=lambda item: item[0])]
+    root = _common_folder([row["path"] for row in playable])
+    for row in playable:
+        row["url"] = relative_url(row["path"], root)
     data = {
         "task": task,
         "classes": list(classes),
         "background": background,
         "threshold": threshold,
-        "maxScores": MAX_SCORES,
         "csvColumns": RESULT_COLUMNS,
         "outputs": OUTPUTS,
         # Where the files are: seen from the page, and from the root.
         "roots": [relative_url(root, str(folder)) + "/", absolute_url(root)],
         "fields": FIELDS,
-        "rows": rows,
+        "rows": [[row[field] for field in FIELDS] for row in rows],
     }
     script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     environment = Environment(
@@ -104,12 +109,12 @@ def write_page(
     write_text(
         folder / PAGE,
         environment.get_template("page.html").render(
-            total=len(ordered),
-            labelled=sum(answer.is_answered for answer in ordered),
-            counts={status: sum(answer.status == status for answer in ordered) for status in reversed(WORST_FIRST)},
+            total=len(rows),
+            labelled=sum(row["label"] is not None for row in rows),
+            counts={status: sum(row["status"] == status for row in rows) for status in reversed(WORST_FIRST)},
             statuses=STATUSES,
-            labels=_label_counts(ordered, task),
-            num_sure=sum(row[FIELDS.index("sure")] is True for row in rows),
+            labels=sorted(labels.items(), key=lambda item: (-item[1], item[0])),
+            num_sure=sum(row["sure"] is True for row in rows),
             threshold=threshold,
             percent=f"{100 * precision:g}\N{NO-BREAK SPACE}%",
             task=task,
@@ -146,21 +151,20 @@ def confidence_of(answer: Answer, task: str) -> float | None:
 
 def _row(
     answer: Answer,
-    url: str,
     present: Mapping[str, set[str]],
     index: Mapping[str, int],
     *,
     threshold: float | None,
     task: str,
-) -> list[Any]:
-    """The values of FIELDS. Labels are places in the class list; outputs are bits, in the order of OUTPUTS."""
+) -> dict[str, Any]:
+    """The values of FIELDS, by name: labels as places in the class list, outputs as bits; the address is still empty."""
     name, video, confidence = output_name(answer.path), answer.video, confidence_of(answer, task)
     ranked = sorted(answer.scores.items(), key=lambda item: -item[1])[:MAX_SCORES]
     fps = video and video.fps
-    values = {
+    return {
         "path": answer.path,
         "name": name,
-        "url": url,
+        "url": "",
         "outputs": sum(1 << bit for bit, (kind, end) in enumerate(OUTPUTS) if f"{name}.{end}" in present[kind]),
         "status": answer.status,
         "reason": answer.reason,
@@ -186,7 +190,6 @@ def _row(
         ],
         "video": video and [video.width, video.height, video.codec, fps and round(fps, 2)],
     }
-    return [values[field] for field in FIELDS]
 
 
 def _place(label: str, index: Mapping[str, int]) -> int | None:
@@ -197,17 +200,6 @@ def _place(label: str, index: Mapping[str, int]) -> int | None:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, DIGITS)
-
-
-def _label_counts(answers: Sequence[Answer], task: str) -> list[tuple[str, int]]:
-    """How many files got each label, of a frame model how many have a segment of it; the most frequent first."""
-    counts = Counter(
-        label
-        for answer in answers
-        if answer.is_answered
-        for label in {segment.label for segment in answer.segments if task == "frame"} | {answer.label}
-    )
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _is_playable(answer: Answer) -> bool:
