@@ -157,7 +157,7 @@ def _row(
     threshold: float | None,
     task: str,
 ) -> dict[str, Any]:
-    """The values of FIELDS, by name: labels as places in the class list, outputs as bits; the address is still empty."""
+    """The values of FIELDS by name: labels as places in the class list, outputs as bits; the address is still empty."""
     name, video, confidence = output_name(answer.path), answer.video, confidence_of(answer, task)
     ranked = sorted(answer.scores.items(), key=lambda item: -item[1])[:MAX_SCORES]
     fps = video and video.fps
