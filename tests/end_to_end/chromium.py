@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-ENTER = "press Enter"  # in the place of a script
+PRESS, CLICK = "press ", "click "  # in the place of a script: a key, or where across it (0 to 1) to click which element
+ENTER = PRESS + "Enter"
+KEYS = {
+    "Enter": ("\r", 13),
+    "Escape": ("", 27),
+    "ArrowDown": ("", 40),
+    "ArrowUp": ("", 38),
+    "ArrowRight": ("", 39),
+    " ": (" ", 32),
+}
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0",
@@ -38,21 +47,26 @@ def look_at(
     page: Path,
     profile: Path,
     *,
+    fragment: str = "",
     width: int = 1280,
     dark: bool = False,
     scripts: tuple[str, ...] = (),
     shoot: bool = False,
 ) -> Seen:
-    """Open a file in a window of this width, run scripts (or press ENTER) one after the other, say what was seen."""
+    """Open a file in a window of this width, run scripts one after the other, say what was seen.
+
+    In the place of a script may stand `press KEY` or `click SHARE SELECTOR`, done as a user does it: `click 0.5 #next`.
+    fragment: what follows the file's address, with its "#".
+    """
     command = [str(find_chromium()), *OPTIONS, f"--user-data-dir={profile}", "about:blank"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as browser:
         try:
-            return asyncio.run(_drive(page, profile, width, dark, scripts, shoot))
+            return asyncio.run(_drive(page.absolute().as_uri() + fragment, profile, width, dark, scripts, shoot))
         finally:
             browser.terminate()
 
 
-async def _drive(page: Path, profile: Path, width: int, dark: bool, scripts: tuple[str, ...], shoot: bool) -> Seen:
+async def _drive(url: str, profile: Path, width: int, dark: bool, scripts: tuple[str, ...], shoot: bool) -> Seen:
     import aiohttp
 
     seen = Seen()
@@ -80,17 +94,29 @@ async def _drive(page: Path, profile: Path, width: int, dark: bool, scripts: tup
             await call("Emulation.setDeviceMetricsOverride", **size)
             scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
             await call("Emulation.setEmulatedMedia", features=[scheme])
-            await call("Page.navigate", url=page.absolute().as_uri())
+            await call("Page.navigate", url=url)
             for _ in range(200):
                 state = await call("Runtime.evaluate", expression="document.readyState + location.protocol")
                 if state["result"]["value"] == "completefile:":
                     break
                 await asyncio.sleep(0.05)
             for script in scripts:
-                if script == ENTER:
-                    key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13}
-                    await call("Input.dispatchKeyEvent", type="keyDown", text="\r", **key)
+                if script.startswith(PRESS):
+                    name = script.removeprefix(PRESS)
+                    text, code = KEYS.get(name) or (name, ord(name.upper()))
+                    key = {"key": name, "windowsVirtualKeyCode": code}
+                    await call("Input.dispatchKeyEvent", type="keyDown", text=text, **key)
                     await call("Input.dispatchKeyEvent", type="keyUp", **key)
+                    continue
+                if script.startswith(CLICK):
+                    share, selector = script.removeprefix(CLICK).split(" ", 1)
+                    box = f"(({{x, y, width, height}}) => [x + {share} * width, y + height / 2])"
+                    find = f"{box}(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
+                    found = await call("Runtime.evaluate", expression=find, returnByValue=True)
+                    x, y = found["result"]["value"]
+                    mouse = {"x": x, "y": y, "button": "left", "clickCount": 1}
+                    await call("Input.dispatchMouseEvent", type="mousePressed", **mouse)
+                    await call("Input.dispatchMouseEvent", type="mouseReleased", **mouse)
                     continue
                 done = await call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
                 assert "exceptionDetails" not in done, done
