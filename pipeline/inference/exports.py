@@ -69,8 +69,8 @@ def writing_label_studio(folder: Path, settings: ResultSettings, left_out: LeftO
     """`label_studio.json`, tasks with predictions, and `label_studio.xml`, the labelling interface they belong to.
 
     Regions are those of the tag `TimelineLabels`: ranges of frames, counted from 1, the last one included. The rate
-    comes with each task, as `fps`. Videos are served by Label Studio itself out of its document root, which is `/` by
-    default: https://labelstud.io/tags/timelinelabels, https://labelstud.io/guide/storage#Local-storage.
+    comes with each task, as `fps`. Videos are served by Label Studio itself, which has to be started with `/` as its
+    document root: https://labelstud.io/tags/timelinelabels, https://labelstud.io/guide/storage#Local-storage.
     """
     with _writing_items(folder / "label_studio.json", "[\n", "\n]\n") as add_item:
 

@@ -14,7 +14,7 @@ from pipeline.inference.ledger import CHANGED, Ledger, file_state, model_identit
 from pipeline.inference.recognizer import Recognizer
 from pipeline.inference.resultfolder import write_results
 from pipeline.inference.resultsettings import add_result_arguments, result_settings
-from pipeline.inference.timesteps import timesteps_path, write_timesteps
+from pipeline.inference.timesteps import has_timesteps, write_timesteps
 from pipeline.models.modelfolder import ModelSpec, read_spec
 from pipeline.progress import Progress
 from pipeline.video.limits import Limits
@@ -54,7 +54,7 @@ def predict_into(options: argparse.Namespace, limits: Limits, inputs: Inputs) ->
     todo = [
         path
         for path in inputs.files
-        if (known := ledger.get(path, states[path])) is None or lacks_timesteps(options.out, known, spec.task)
+        if (known := ledger.get(path, states[path])) is None or lacks_timesteps(options.out, known, spec.task, model)
     ]
     try:
         if todo:
@@ -91,10 +91,10 @@ def predict_into(options: argparse.Namespace, limits: Limits, inputs: Inputs) ->
     return 1 if counts["rejected"] + counts["failed"] else 0
 
 
-def lacks_timesteps(out: Path, answer: Answer, task: str) -> bool:
-    """Whether an answer has scores at timesteps, which are kept in a file of their own, and the file is gone."""
+def lacks_timesteps(out: Path, answer: Answer, task: str, model: str) -> bool:
+    """Whether an answer has scores at timesteps, which are kept in a file of their own, and they are not there."""
     has_some = answer.is_answered and (task == "frame" or len(answer.segments) > 1)
-    return has_some and not timesteps_path(out, answer.path).is_file()
+    return has_some and not has_timesteps(out, answer.path, model)
 
 
 def threshold_of(spec: ModelSpec, precision: float) -> float | None:

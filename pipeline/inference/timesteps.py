@@ -26,6 +26,15 @@ def timesteps_path(folder: Path, path: str) -> Path:
     return folder / "frames" / f"{output_name(path)}.parquet"
 
 
+def has_timesteps(folder: Path, path: str, model: str) -> bool:
+    """Whether the scores at the timesteps of a video are there, and this model's; reads no more than their metadata."""
+    try:
+        about = pq.read_schema(timesteps_path(folder, path)).metadata
+        return bool(about[b"model"] == model.encode() and json.loads(about[b"path"]) == path)
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return False
+
+
 def write_timesteps(folder: Path, answer: Answer, classes: Sequence[str], model: str = "") -> None:
     """Keep the timesteps of a fresh answer; of one without any, remove what an earlier answer to the file left.
 

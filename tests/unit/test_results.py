@@ -1,8 +1,11 @@
 import csv
 import json
 import os
+import re
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pipeline.errors import StoreError
@@ -101,6 +104,18 @@ def test_names_come_back_byte_for_byte_whatever_a_spreadsheet_makes_of_them(tmp_
         with (tmp_path / table).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             assert [row["path"] for row in csv.DictReader(file)] == [path]
     assert json.loads((tmp_path / "predictions.jsonl").read_text())["path"] == path
+
+
+def test_pandas_reads_the_table_as_the_docs_say(tmp_path):
+    answers = [Answer('x/\udce9,"a\r\n.mp4', "ok", label="None", score=0.5), Answer("NA", "rejected", "empty file")]
+    write_results(tmp_path, answers, ResultSettings("clip", ("None", "b")))
+    page = (Path(__file__).parents[2] / "docs/results.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"```python\n(pandas\..+?)```", page, re.DOTALL)
+    table = eval(recipe.replace("results.csv", str(tmp_path / "results.csv")), {"pandas": pd})
+    assert list(table["path"]) == [answer.path for answer in answers]
+    assert list(table["label"]) == ["None", ""]
+    assert table["score"][0] == 0.5
+    assert np.isnan(table["score"][1])
 
 
 def test_scores_stand_in_falling_order_so_the_first_k_are_the_top_k(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import StoreError
 from pipeline.inference.answers import Answer, Timesteps
-from pipeline.inference.timesteps import read_timesteps, timesteps_path, write_timesteps
+from pipeline.inference.timesteps import has_timesteps, read_timesteps, timesteps_path, write_timesteps
 
 CLASSES = ["idle", "sit down", "score"]
 PROBS = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]], np.float32)
@@ -53,10 +53,12 @@ def test_damage_is_found_and_says_what_to_do(tmp_path):
     write_timesteps(tmp_path, Answer("a.mp4", "ok", timesteps=STEPS), CLASSES)
     target = timesteps_path(tmp_path, "a.mp4")
     whole = target.read_bytes()
+    assert has_timesteps(tmp_path, "a.mp4", "")
     for damaged in (b"", whole[:-9], whole[: len(whole) // 2], b"PAR1" + bytes(100) + b"PAR1"):
         target.write_bytes(damaged)
         with pytest.raises(StoreError, match=r"no whole table of scores \(.+\); remove it and run again"):
             read_timesteps(tmp_path, "a.mp4")
+        assert not has_timesteps(tmp_path, "a.mp4", "")
     pd.DataFrame({"x": [1]}).to_parquet(target)
     with pytest.raises(StoreError, match=r"no whole table of scores"):
         read_timesteps(tmp_path, "a.mp4")
@@ -64,3 +66,11 @@ def test_damage_is_found_and_says_what_to_do(tmp_path):
     timesteps_path(tmp_path, "b.mp4").rename(target)
     with pytest.raises(StoreError, match=r"holds the scores of 'b\.mp4', not of 'a\.mp4'; remove it"):
         read_timesteps(tmp_path, "a.mp4")
+    assert not has_timesteps(tmp_path, "a.mp4", "")
+
+
+def test_scores_of_another_model_count_for_nothing(tmp_path):
+    assert not has_timesteps(tmp_path, "a.mp4", "model 1")
+    write_timesteps(tmp_path, Answer("a.mp4", "ok", timesteps=STEPS), CLASSES, "model 1")
+    assert has_timesteps(tmp_path, "a.mp4", "model 1")
+    assert not has_timesteps(tmp_path, "a.mp4", "model 2")
