@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -129,18 +129,38 @@ def sweep(folder: Path) -> None:
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write CSV in UTF-8 with "\\n" line ends; None is an empty cell, names that are no UTF-8 keep their bytes."""
+    with writing_table(path, columns) as add:
+        for row in rows:
+            add(row)
+
+
+@contextmanager
+def writing_table(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Sequence[object]], None]]:
+    """As `write_table`, for rows that come one by one: gives the function that adds one."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as f:
         # Without quotes a "\r", which macOS puts into names, would end the row on reading.
         writer = csv.writer(f, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
         quoted = csv.writer(f, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        for row in [columns, *rows]:
+
+        def add(row: Sequence[object]) -> None:
             (quoted if any("\r" in str(cell) for cell in row) else writer).writerow(row)
+
+        add(columns)
+        yield add
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def update_text(path: Path, text: str) -> None:
+    """Write a text file unless it holds just that, which spares syncing thousands of files that stayed the same."""
+    with suppress(OSError):
+        if path.read_bytes() == text.encode("utf-8"):
+            return
+    write_text(path, text)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -43,7 +43,10 @@ class VideoFacts:
 
 @dataclass(frozen=True, eq=False)
 class Timesteps:
-    """A frame model's answer at each timestep: times (T,) float64 in seconds, probabilities (T, K) float32."""
+    """The answer at each timestep: times (T,) float64 in seconds, probabilities (T, K) float32.
+
+    Of a frame model its own; of a clip model that read several windows the mean of those that cover the timestep.
+    """
 
     time_seconds: np.ndarray
     probabilities: np.ndarray
@@ -58,7 +61,8 @@ class Answer:
     it, with its share of the time. frames: timesteps looked at. seconds: length on the view's grid. scores: probability
     (frame model: share of the time) of each class. segments: of a frame model the runs of one label, the background
     left out; of a clip model the clips or windows it looked at. video: None where there was none (ready-made features).
-    timesteps: of a frame model, while the answer is fresh; it is kept in a file of its own.
+    timesteps: of a frame model, and of a clip model that read several windows, while the answer is fresh; they are
+    kept in a file of their own.
     """
 
     path: str

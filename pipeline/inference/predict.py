@@ -12,7 +12,9 @@ from pipeline.inference.answers import Answer
 from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
 from pipeline.inference.ledger import CHANGED, Ledger, file_state, model_identity
 from pipeline.inference.recognizer import Recognizer
-from pipeline.inference.results import write_results
+from pipeline.inference.resultfolder import write_results
+from pipeline.inference.resultsettings import add_result_arguments, result_settings
+from pipeline.inference.timesteps import has_timesteps, write_timesteps
 from pipeline.models.modelfolder import ModelSpec, read_spec
 from pipeline.progress import Progress
 from pipeline.video.limits import Limits
@@ -30,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=0.9,
         help="answers are called sure from the score on at which so many of them were right (default 0.9)",
     )
+    add_result_arguments(parser)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add_decoding_arguments(parser)
     options = parser.parse_args(argv)
@@ -41,13 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def predict_into(options: argparse.Namespace, limits: Limits, inputs: Inputs) -> int:
     """Bring the folder of results up to date; returns the exit code."""
-    spec = read_spec(options.model)
+    spec, model = read_spec(options.model), model_identity(options.model)
+    settings = result_settings(options, spec, threshold_of(spec, options.precision), model)
     try:
-        ledger = Ledger(options.out, model_identity(options.model))
+        ledger = Ledger(options.out, model)
     except OSError as error:
         raise LrcnError(f"{options.out}: cannot be written ({error.strerror}); choose another --out") from None
     states = {path: file_state(path) for path in inputs.files}
-    todo = [path for path in inputs.files if ledger.get(path, states[path]) is None]
+    todo = [
+        path
+        for path in inputs.files
+        if (known := ledger.get(path, states[path])) is None or lacks_timesteps(options.out, known, spec.task, model)
+    ]
     try:
         if todo:
             with Recognizer.load(
@@ -57,6 +65,7 @@ def predict_into(options: argparse.Namespace, limits: Limits, inputs: Inputs) ->
                 for answer in progress.over(recognizer.predict_files(todo, progress.add_frames)):
                     if file_state(answer.path) != states[answer.path]:
                         answer = Answer(answer.path, "failed", CHANGED)
+                    write_timesteps(options.out, answer, spec.classes, model)
                     ledger.add(answer, states[answer.path])
     finally:
         ledger.close()
@@ -64,7 +73,7 @@ def predict_into(options: argparse.Namespace, limits: Limits, inputs: Inputs) ->
         Answer(path, "rejected", inputs.reasons[path]) if path in inputs.reasons else ledger.answers[path][1]
         for path in inputs.paths
     ]
-    write_results(options.out, answers_in_order, threshold_of(spec, options.precision), spec.task)
+    notes = write_results(options.out, answers_in_order, settings)
     counts = {
         status: sum(answer.status == status for answer in answers_in_order)
         for status in ("ok", "damaged", "rejected", "failed")
@@ -74,10 +83,18 @@ def predict_into(options: argparse.Namespace, limits: Limits, inputs: Inputs) ->
         + ", ".join(f"{count} {status}" for status, count in counts.items() if count)
         + printable(f"; see {options.out / 'results.csv'}")
     )
+    for note in notes:
+        print(printable(f"predict: {note}"), file=sys.stderr)
     for answer in answers_in_order:
         if answer.status in ("rejected", "failed"):
             print(printable(f"predict: {answer.path}: {answer.status}: {answer.reason}"), file=sys.stderr)
     return 1 if counts["rejected"] + counts["failed"] else 0
+
+
+def lacks_timesteps(out: Path, answer: Answer, task: str, model: str) -> bool:
+    """Whether an answer has scores at timesteps, which are kept in a file of their own, and they are not there."""
+    has_some = answer.is_answered and (task == "frame" or len(answer.segments) > 1)
+    return has_some and not has_timesteps(out, answer.path, model)
 
 
 def threshold_of(spec: ModelSpec, precision: float) -> float | None:

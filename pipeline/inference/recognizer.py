@@ -1,6 +1,5 @@
 """A trained model, ready for video files and live frames: the one class behind `lrcn predict` and `lrcn stream`."""
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +12,7 @@ from pipeline.features.extract import Extractor
 from pipeline.features.store import VideoFeatures
 from pipeline.inference.answers import Answer, Segment, Status, Timesteps, VideoFacts, reason_of, status_of
 from pipeline.inference.given import read_given
+from pipeline.inference.segments import segments_of, timesteps_of_windows
 from pipeline.models.modelfolder import Model, load_model
 from pipeline.video.isolation import DecoderPool
 from pipeline.video.limits import Limits
@@ -103,12 +103,15 @@ class Recognizer:
         if model.task == "clip":
             overall, clips = model.predict_with_clips(values)
             segments = _clip_segments(model, clips, features.time_seconds, seconds)
+            if len(clips) > 1:
+                starts, size = model.clips_of(len(values))
+                timesteps = timesteps_of_windows(starts, size, clips, features.time_seconds)
         else:
             probs = model.predict_features(values)
             timesteps = Timesteps(features.time_seconds, probs)
             # The label of an untrimmed video is the action that fills most of it; shares of time are its scores.
             overall = np.bincount(probs.argmax(axis=1), minlength=len(model.classes)) / len(probs)
-            segments = runs_of_labels(probs, features.time_seconds, step, model.classes, model.spec.background)
+            segments = segments_of(timesteps, model.classes, model.spec.background, step)
         ranked = list(np.argsort(-overall, kind="stable"))
         if model.spec.background is not None and overall[ranked[0]] < 1:
             ranked = [k for k in ranked if model.classes[k] != model.spec.background]
@@ -156,21 +159,3 @@ def _clip_segments(model: Model, clips: np.ndarray, time_seconds: np.ndarray, se
         best = int(row.argmax())
         found.append(Segment(round(float(time_seconds[start]), 3), end, model.classes[best], float(row[best])))
     return tuple(found)
-
-
-def runs_of_labels(
-    probs: np.ndarray, time_seconds: np.ndarray, step_seconds: float, classes: Sequence[str], background: str | None
-) -> tuple[Segment, ...]:
-    """Runs of the same most probable class over (T, K) probabilities, the background left out."""
-    best = probs.argmax(axis=1)
-    borders = [0, *(np.flatnonzero(np.diff(best)) + 1).tolist(), len(best)]
-    return tuple(
-        Segment(
-            round(float(time_seconds[start]), 3),
-            round(float(time_seconds[end - 1]) + step_seconds, 3),
-            classes[best[start]],
-            float(probs[start:end, best[start]].mean()),
-        )
-        for start, end in itertools.pairwise(borders)
-        if classes[best[start]] != background
-    )

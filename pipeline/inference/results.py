@@ -1,52 +1,19 @@
 """The tables of a folder of results: `results.csv`, `predictions.jsonl`, `segments.csv`."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.files import replacing, write_table
-from pipeline.inference.answers import Answer
+from pipeline.files import replacing, writing_table
+from pipeline.inference.answers import Answer, Segment
+from pipeline.inference.resultsettings import AddAnswer, ResultSettings
 
 RESULT_COLUMNS = (
     "path", "status", "reason", "label", "score", "sure", "runner_up", "runner_up_score", "frames", "seconds",
 )  # fmt: skip
 SEGMENT_COLUMNS = ("path", "start_seconds", "end_seconds", "label", "score", "sure")
 DIGITS = 6
-
-
-def write_results(folder: Path, answers: Iterable[Answer], threshold: float | None, task: str) -> None:
-    """Write `results.csv`, `predictions.jsonl` and `segments.csv`; each appears whole or not at all.
-
-    threshold: lowest probability of an answer that is sure, None where no answer is. The score of a frame model's
-    whole video is a share of time and no probability, so only its segments are sure or not.
-    """
-    answers = list(answers)
-    write_table(
-        folder / "results.csv",
-        RESULT_COLUMNS,
-        [[_cell(value) for value in result_row(answer, threshold, task).values()] for answer in answers],
-    )
-    with replacing(folder / "predictions.jsonl") as temporary, temporary.open("w", encoding="ascii") as file:
-        for answer in answers:
-            ranked = sorted(answer.scores.items(), key=lambda item: -item[1])
-            scores = {name: round(value, DIGITS) for name, value in ranked}
-            file.write(json.dumps(result_row(answer, threshold, task) | {"scores": scores}) + "\n")
-    write_table(
-        folder / "segments.csv",
-        SEGMENT_COLUMNS,
-        [
-            [
-                a.path,
-                s.start_seconds,
-                s.end_seconds,
-                s.label,
-                round(s.score, DIGITS),
-                _cell(is_sure(s.score, threshold)),
-            ]
-            for a in answers
-            for s in a.segments
-        ],
-    )
 
 
 def result_row(answer: Answer, threshold: float | None, task: str) -> dict[str, object]:
@@ -60,6 +27,39 @@ def result_row(answer: Answer, threshold: float | None, task: str) -> dict[str, 
 def is_sure(score: float | None, threshold: float | None) -> bool:
     """Whether a probability reaches the threshold for the wanted precision."""
     return score is not None and threshold is not None and score >= threshold
+
+
+@contextmanager
+def writing_answers(folder: Path, settings: ResultSettings) -> Iterator[AddAnswer]:
+    """`results.csv` and `predictions.jsonl`."""
+    with (
+        writing_table(folder / "results.csv", RESULT_COLUMNS) as add_row,
+        replacing(folder / "predictions.jsonl") as temporary,
+        temporary.open("w", encoding="ascii") as file,
+    ):
+
+        def add(answer: Answer, timeline: Sequence[Segment]) -> None:
+            row = result_row(answer, settings.threshold, settings.task)
+            add_row([_cell(value) for value in row.values()])
+            ranked = sorted(answer.scores.items(), key=lambda item: -item[1])
+            scores = {name: round(value, DIGITS) for name, value in ranked}
+            file.write(json.dumps(row | {"scores": scores}) + "\n")
+
+        yield add
+
+
+@contextmanager
+def writing_segments(folder: Path, settings: ResultSettings) -> Iterator[AddAnswer]:
+    """`segments.csv`: a frame model's timeline; a clip model's windows as they are."""
+    with writing_table(folder / "segments.csv", SEGMENT_COLUMNS) as add_row:
+
+        def add(answer: Answer, timeline: Sequence[Segment]) -> None:
+            for segment in timeline if settings.task == "frame" else answer.segments:
+                sure = _cell(is_sure(segment.score, settings.threshold))
+                times = (segment.start_seconds, segment.end_seconds)
+                add_row([answer.path, *times, segment.label, round(segment.score, DIGITS), sure])
+
+        yield add
 
 
 def _cell(value: object) -> object:
