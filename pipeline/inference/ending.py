@@ -36,7 +36,7 @@ def ending_soon(command: str, seconds: float = SECONDS_TO_END) -> Iterator[None]
     watched, written = os.pipe()
     os.set_blocking(written, False)
     over = threading.Event()
-    # Python runs handlers between two steps of the main thread, which may be far apart; a number is in this pipe at once.
+    # Python runs handlers between two steps of the main thread, which may be far apart; this pipe has a number at once.
     wakeup = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
     watcher = threading.Thread(target=_watch, args=(watched, over, command, seconds), name="ending", daemon=True)
     watcher.start()
