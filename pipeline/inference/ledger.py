@@ -140,7 +140,7 @@ class Ledger(LedgerReader):
 
     def _compact(self) -> None:
         with replacing(self.path) as temporary, temporary.open("wb") as file:
-            for path in self._lines:
+            for path, _ in sorted(self._lines.items(), key=lambda item: item[1].start):
                 file.write(self.raw(path).rstrip(b"\n") + b"\n")
         self.close()
         self._descriptor, self._lines, self._size = self._open(), {}, 0
