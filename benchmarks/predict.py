@@ -59,6 +59,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="folder to work in (default: a temporary one)")
     options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGHUP):  # what a shell has ignored in the background, its commands ignore too
+        signal.signal(number, signal.default_int_handler)
     print(time.strftime("%Y-%m-%d"), platform.machine(), f"{len(os.sched_getaffinity(0))} cores", end=", ")
     print(f"load {os.getloadavg()[0]:.1f}", flush=True)
     with tempfile.TemporaryDirectory() if options.folder is None else _kept(options.folder) as folder:
