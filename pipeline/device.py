@@ -1,12 +1,17 @@
-"""What computes: the device, and how many videos are decoded at a time."""
+"""What computes: the device, how much it computes at a time, and how many videos are decoded at a time."""
 
 import os
-from typing import TYPE_CHECKING
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 
 def choose_device(name: str) -> "torch.device":
@@ -25,3 +30,52 @@ def num_workers(workers: int) -> int:
     if workers < 0:
         raise ConfigError(f"workers is {workers}; expected 0 (one per core) or more")
     return workers or len(os.sched_getaffinity(0))
+
+
+class Halving:
+    """How many rows go through a network at a time: half as many from the time on when a GPU has no memory for them.
+
+    Threads may share it. On a CPU the number stays what it was, and with it the bits.
+    """
+
+    def __init__(self, rows: int, name: str) -> None:
+        self.rows = rows
+        self._name = name  # of the rows, in messages
+        self._lock = threading.Lock()
+        self._told = False
+
+    def over(self, count: int, compute: Callable[[slice], T]) -> Iterator[T]:
+        """What `compute` makes of `count` rows, some at a time. Raises MemoryError when a single one is too many."""
+        import torch
+
+        first = 0
+        while first < count:
+            rows = self.rows
+            try:
+                part = compute(slice(first, min(first + rows, count)))
+            except torch.OutOfMemoryError as error:
+                reason = str(error).split(". ")[0]
+            else:
+                yield part
+                first += rows
+                continue
+            # Out here the error is gone, and with it its traceback, which kept what had been computed so far.
+            self._halve(rows, reason)
+
+    def _halve(self, rows: int, reason: str) -> None:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        with self._lock:
+            if rows == 1 and self.rows == 1:
+                raise MemoryError(f"the GPU has no memory for one of its {self._name} ({reason}); try --device cpu")
+            if self.rows < rows:
+                return  # another thread was first
+            self.rows = max(1, rows // 2)
+            if not self._told:
+                self._told = True
+                sys.stderr.write(
+                    f"lrcn: the GPU has no memory for {rows} {self._name} at a time ({reason}): "
+                    f"{self.rows} from now on, fewer where need be\n"
+                )

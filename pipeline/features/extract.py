@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.device import Halving
 from pipeline.errors import RejectedVideo, VideoError, WeightsError
 from pipeline.features.backbones import Backbone
 from pipeline.features.crop import crop_of_frame
@@ -33,6 +34,7 @@ QUEUED_BATCHES = 2  # full batches that may wait, for each thread that computes
 VIDEOS_AHEAD = 64  # videos that may be ready, or on their way, before the one whose turn it is
 GROWN_ROWS = 256  # for which room is made, when there is none for more vectors of a video
 SECONDS_TO_STOP = 2.0  # for the threads that decode
+IDLE_SECONDS = 0.5  # without a full batch; then one with the last frames of a video is computed as it is
 
 K = TypeVar("K")
 
@@ -72,13 +74,16 @@ class Extractor:
         self.compute_threads = CUDA_THREADS if self.on_gpu else len(os.sched_getaffinity(0))
         backbone.check_crop(crop)
         self.network = FrozenBackbone(backbone, crop)
+        self.at_a_time = Halving(self.batch_size, "frames")
 
     def run(
         self,
         videos: Iterable[tuple[K, Iterable[Frame | Picture]]],
         progress: Callable[[int], None] = lambda num_frames: None,
+        *,
+        in_order: bool = True,
     ) -> Generator[tuple[K, VideoFeatures | Exception], None, None]:
-        """Features of every video, or the error that it ended in, in the order of `videos`.
+        """Features of every video, or the error that it ended in.
 
         The frames are those of the view; flow is computed from them here (not from changed pictures), so the first
         picture's timesteps get no features, and a video of one picture ends in RejectedVideo. Values are (T, D), or
@@ -87,9 +92,12 @@ class Extractor:
         Both `videos` and its frames are iterated in worker threads, so opening a file belongs into the frames'
         iterator: an error there costs this video only. An error of `videos` itself, or of the device, ends the run.
         Closing the generator stops the threads and closes the frames' iterators. Held in memory: a bounded number of
-        frames, and the vectors of at most VIDEOS_AHEAD videos.
+        frames, and the vectors of at most VIDEOS_AHEAD videos. Where a GPU's memory does not hold a batch, half as many
+        frames are computed at a time from then on; a video for which one is too many, or whose vectors are, ends in a
+        MemoryError.
 
-        progress: told, by the threads that compute, of the frames that each batch held.
+        progress: told, by the threads that compute, of the frames that each batch held. in_order: give the videos in
+        the order of `videos`, so that quick ones wait for a slow one before them; otherwise each as soon as it is done.
         """
         waiting: dict[int, _Video[K]] = {}
         turn = 0
@@ -97,8 +105,8 @@ class Extractor:
         with contextlib.closing(run.complete_videos()) as complete:
             for video in complete:
                 waiting[video.index] = video
-                while turn in waiting:
-                    yield self._result(waiting.pop(turn))
+                while (ready := turn if in_order else video.index) in waiting:
+                    yield self._result(waiting.pop(ready))
                     run.let_one_begin()
                     turn += 1
 
@@ -172,6 +180,19 @@ class _Batch:
         video.num_rows += 1
 
 
+class _Filling:
+    """The batch that one thread fills. The lock is held while a frame is put in, or the batch is taken away."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.batch: _Batch | None = None
+
+    def take(self) -> _Batch | None:
+        """The batch as it is, which is left to the caller; under the lock."""
+        batch, self.batch = self.batch, None
+        return batch
+
+
 class _Run(Generic[K]):
     """The threads of one run. Some each read one video after the other and fill batches, some compute full ones.
 
@@ -194,9 +215,12 @@ class _Run(Generic[K]):
         self._free: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._full: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._complete: queue.SimpleQueue[_Video[K] | BaseException | None] = queue.SimpleQueue()
+        self._fillings = [_Filling() for _ in range(extractor.workers)]
         self._readers = [
-            threading.Thread(target=self._guard, args=(self._read_videos,), name=f"decode-{number}", daemon=True)
-            for number in range(extractor.workers)
+            threading.Thread(
+                target=self._guard, args=(self._read_videos, filling), name=f"decode-{number}", daemon=True
+            )
+            for number, filling in enumerate(self._fillings)
         ]
         self._computers = [
             threading.Thread(target=self._guard, args=(self._compute,), name=f"compute-{number}", daemon=True)
@@ -247,19 +271,17 @@ class _Run(Generic[K]):
         """Let the threads begin one video more."""
         self._permits.release()
 
-    def _guard(self, work: Callable[[], None]) -> None:
+    def _guard(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
-            work()
+            work(*arguments)
         except BaseException as error:  # noqa: BLE001 - raised again where the videos are read
             self._complete.put(error)
 
-    def _read_videos(self) -> None:
-        batch: _Batch | None = None
+    def _read_videos(self, filling: _Filling) -> None:
         while not self._stop.is_set():
             if not self._permits.acquire(blocking=False):
                 # The video whose turn it is may wait for these very frames.
-                self._hand_over(batch)
-                batch = None
+                self._hand_over(filling)
                 self._permits.acquire()
             with self._taking:
                 item = None if self._stop.is_set() else next(self._videos, None)
@@ -267,36 +289,40 @@ class _Run(Generic[K]):
                 break
             index, (key, frames) = item
             video = _Video(index, key, np.empty((0, self._extractor.backbone.feature_size), np.float16))
-            batch, error = self._read(video, frames, batch)
-            self._end(video, error)
-        self._hand_over(batch)
+            self._end(video, self._read(video, frames, filling))
+        self._hand_over(filling)
         with self._lock:
             self._num_reading -= 1
             if not self._num_reading:
                 for _ in self._computers:
                     self._full.put(None)
 
-    def _read(
-        self, video: _Video[K], frames: Iterable[Frame | Picture], batch: _Batch | None
-    ) -> tuple[_Batch | None, Exception | None]:
-        """Fill batches with a video's frames; returns the batch that has room left, and the error that it ended in."""
+    def _read(self, video: _Video[K], frames: Iterable[Frame | Picture], filling: _Filling) -> Exception | None:
+        """Fill batches with a video's frames; returns the error that it ended in."""
         try:
             # A decoder's generator is closed, and with it its file, by the thread that reads it.
             with contextlib.closing(cast(Any, frames)) if hasattr(frames, "close") else contextlib.nullcontext():
                 for frame in self._wanted(video, frames):
-                    for number in range(self._extractor.crops):
-                        batch = batch or self._free.get()
-                        if batch is None or self._stop.is_set():
-                            return batch, None
-                        batch.add(video, frame, self._extractor.crop, number)
-                        if batch.num_rows == self._extractor.batch_size:
-                            self._hand_over(batch)
-                            batch = None
+                    if not self._add(video, frame, filling):
+                        return None
                     video.times.append(float(frame.time_seconds))
                     video.pts.append(float(frame.pts_seconds))
         except Exception as error:  # noqa: BLE001 - whatever ends one video is that video's result
-            return batch, error
-        return batch, None
+            return error
+        return None
+
+    def _add(self, video: _Video[K], frame: Frame | Picture | FlowFrame, filling: _Filling) -> bool:
+        """Put a frame's crops into the batch, and full batches to those that compute; False when the run stops."""
+        for number in range(self._extractor.crops):
+            with filling.lock:
+                batch = filling.batch = filling.batch or self._free.get()
+                if batch is None or self._stop.is_set():
+                    return False
+                batch.add(video, frame, self._extractor.crop, number)
+                is_full = batch.num_rows == self._extractor.batch_size
+            if is_full:
+                self._hand_over(filling)
+        return True
 
     def _wanted(self, video: _Video[K], frames: Iterable[Frame | Picture]) -> Iterable[Frame | Picture | FlowFrame]:
         """The frames that the backbone sees, those read being counted."""
@@ -308,38 +334,81 @@ class _Run(Generic[K]):
 
         return flow_frames(counted(), self._extractor.flow) if self._extractor.flow else counted()
 
-    def _hand_over(self, batch: _Batch | None) -> None:
+    def _hand_over(self, filling: _Filling) -> None:
         """Have a batch computed, padded with black frames."""
+        with filling.lock:
+            batch = filling.take()
         if batch is not None and batch.num_rows:
             batch.pixels[batch.num_rows :] = 0
             self._full.put(batch)
         elif batch is not None:
             self._free.put(batch)
 
+    def _hand_over_ended(self) -> None:
+        """Have the last frames of videos computed that wait for those of another, whose decoder takes its time."""
+        for filling in self._fillings:
+            if filling.lock.acquire(blocking=False):  # else its thread is filling it this moment
+                try:
+                    waits = filling.batch is not None and any(video.ended for video, *_ in filling.batch.parts)
+                finally:
+                    filling.lock.release()
+                if waits:
+                    self._hand_over(filling)
+
+    def _next_batch(self) -> _Batch | None:
+        while True:
+            try:
+                return self._full.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                self._hand_over_ended()
+
     def _compute(self) -> None:
         extractor = self._extractor
         with compute_context(extractor.device):
-            while (batch := self._full.get()) is not None and not self._stop.is_set():
-                pixels = batch.pixels.to(extractor.device, non_blocking=True)
-                values = extractor.network(pixels).to(torch.float16).cpu().numpy()
+            while (batch := self._next_batch()) is not None and not self._stop.is_set():
+                try:
+                    values = self._vectors(batch)
+                except MemoryError as error:
+                    for video, *_ in batch.parts:
+                        self._fail(video, error)
+                else:
+                    start = 0
+                    for video, first, count in batch.parts:
+                        self._take_vectors(video, first, values[start : start + count])
+                        start += count
                 self._progress(batch.num_frames)
-                start = 0
-                for video, first, count in batch.parts:
-                    self._take_vectors(video, first, values[start : start + count])
-                    start += count
                 batch.parts, batch.num_rows, batch.num_frames = [], 0, 0
                 self._free.put(batch)
         self._complete.put(None)
 
+    def _vectors(self, batch: _Batch) -> np.ndarray:
+        """(B, D) float16 of a batch. Raises MemoryError when the device has none left for a single frame."""
+        extractor, pixels = self._extractor, batch.pixels
+
+        def vectors(rows: slice) -> np.ndarray:
+            on_device = pixels[rows].to(extractor.device, non_blocking=True)
+            return extractor.network(on_device).to(torch.float16).cpu().numpy()  # type: ignore[no-any-return]
+
+        return np.concatenate(list(extractor.at_a_time.over(len(pixels), vectors)))
+
     def _take_vectors(self, video: _Video[K], first: int, values: np.ndarray) -> None:
         with self._lock:
             if video.error is None:
-                video.keep(first, values)
+                try:
+                    video.keep(first, values)
+                except MemoryError as error:
+                    video.error = error
+                self._pass_on_if_complete(video)
+
+    def _fail(self, video: _Video[K], error: Exception) -> None:
+        with self._lock:
+            if video.error is None:
+                video.error = error
                 self._pass_on_if_complete(video)
 
     def _end(self, video: _Video[K], error: Exception | None) -> None:
         with self._lock:
-            video.ended, video.error = True, error
+            video.ended, video.error = True, video.error or error
             self._pass_on_if_complete(video)
 
     def _pass_on_if_complete(self, video: _Video[K]) -> None:

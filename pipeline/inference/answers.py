@@ -108,6 +108,8 @@ def reason_of(error: Exception) -> str:
     """Why a file has no answer; what nobody foresaw is named by its type too."""
     if isinstance(error, RejectedVideo):
         return str(error)
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}" if str(error) else "not enough memory"
     return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
 
 

@@ -9,7 +9,7 @@ import glob
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -35,6 +35,11 @@ class Inputs:
     def files(self) -> list[str]:
         """The paths without a reason against them."""
         return [path for path in self.paths if path not in self.reasons]
+
+    def only(self, is_wanted: Callable[[str], bool]) -> "Inputs":
+        """Those of the paths that are wanted."""
+        paths = list(filter(is_wanted, self.paths))
+        return Inputs(paths, {path: self.reasons[path] for path in paths if path in self.reasons}, self.notes)
 
 
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,13 +85,22 @@ def limits_of(options: argparse.Namespace) -> Limits:
         raise LrcnError(f"{error}; see --max-seconds and --max-memory") from None
 
 
-def inputs_of(options: argparse.Namespace, command: str, *, out: Path | None = None) -> Inputs:
+def inputs_of(
+    options: argparse.Namespace,
+    command: str,
+    *,
+    out: Path | None = None,
+    may_come: bool = False,
+    say_notes: bool = True,
+) -> Inputs:
     """Inputs named by the arguments of `add_input_arguments`; says on stderr what was left out.
 
-    out: the output folder, which is not entered when it lies inside an input folder. Raises LrcnError as `find_inputs`.
+    out: the output folder, which is not entered when it lies inside an input folder. may_come: as for `find_inputs`,
+    which see for the errors too.
     """
-    inputs = find_inputs(options.paths, [] if options.list is None else read_list(options.list), out=out)
-    for note in inputs.notes:
+    listed = [] if options.list is None else read_list(options.list)
+    inputs = find_inputs(options.paths, listed, out=out, may_come=may_come)
+    for note in inputs.notes if say_notes else ():
         print(printable(f"{command}: {note}"), file=sys.stderr)
     return inputs
 
@@ -108,7 +122,9 @@ def read_list(name: str) -> list[str]:
     return [path for path in paths if path]
 
 
-def find_inputs(paths: Sequence[str], listed: Sequence[str] = (), *, out: Path | None = None) -> Inputs:
+def find_inputs(
+    paths: Sequence[str], listed: Sequence[str] = (), *, out: Path | None = None, may_come: bool = False
+) -> Inputs:
     """Every file that is named, or lies below a named folder.
 
     A folder stands for every file below it whatever its name: what is no video gets an answer that says so. Hidden
@@ -120,6 +136,7 @@ def find_inputs(paths: Sequence[str], listed: Sequence[str] = (), *, out: Path |
         paths: files, folders and patterns, as typed; a pattern is one only when there is no file of that very name.
         listed: files and folders, from a list.
         out: the output folder.
+        may_come: files may come later, so that no file at all is no error, nor is a pattern that fits none.
 
     Raises:
         LrcnError: nothing is named, no named path exists, there is no file at all, or `out` is a named folder.
@@ -147,13 +164,14 @@ def find_inputs(paths: Sequence[str], listed: Sequence[str] = (), *, out: Path |
     for pattern in patterns:
         if not collected.add(_matches_of(pattern, excluded)):
             missing.append(pattern)
-    if len(missing) == len(paths) and not listed:
+    if may_come:
+        missing = [path for path in missing if not _is_pattern(path)]
+    if missing and len(missing) == len(paths) and not listed:
         raise LrcnError(f"{missing[0]}: no such file or folder")
     for path in missing:
-        is_pattern = glob.escape(path) != path
-        reason = "no such file, nor one that fits as a pattern" if is_pattern else "no such file"
+        reason = "no such file, nor one that fits as a pattern" if _is_pattern(path) else "no such file"
         collected.add([Entry(path, "unusable", reason)])
-    if not collected.paths:
+    if not collected.paths and not may_come:
         named_first = ", ".join([*paths, *listed][:3])
         raise LrcnError("; ".join([f"{named_first}: no file there", *collected.notes()]))
     ordered = sorted(collected.paths, key=os.fsencode)
@@ -231,6 +249,10 @@ def _empty_folders(named: Sequence[str], collected: _Collected) -> list[str]:
         if os.path.isdir(path) and not inside and path not in collected.reasons and path not in collected.repeated:
             notes.append(f"{path}: no file there")
     return notes
+
+
+def _is_pattern(path: str) -> bool:
+    return glob.escape(path) != path
 
 
 def _is_missing(path: str) -> bool:

@@ -1,23 +1,30 @@
-"""`lrcn predict PATH... --model M --out DIR`: label every video of files and folders."""
+"""`lrcn predict PATH... --model M --out DIR`: label every video of files and folders.
+
+A file is answered for once: a second call does only what is new, has changed, or failed. A call that is ended, in
+whatever way, loses the files it was at and no answer.
+"""
 
 import argparse
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from pipeline.discovery import printable
 from pipeline.errors import LrcnError
 from pipeline.files import locked
-from pipeline.inference.answers import Answer
+from pipeline.inference.answering import Answering
+from pipeline.inference.ending import ending_soon
 from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
-from pipeline.inference.ledger import CHANGED, Ledger, file_state, model_identity
-from pipeline.inference.recognizer import Recognizer
-from pipeline.inference.resultfolder import write_results
-from pipeline.inference.resultsettings import add_result_arguments, result_settings
-from pipeline.inference.timesteps import has_timesteps, write_timesteps
-from pipeline.models.modelfolder import ModelSpec, read_spec
-from pipeline.progress import Progress
-from pipeline.video.limits import Limits
+from pipeline.inference.ledger import Ledger, LedgerAnswers, LedgerReader, file_state, model_identity
+from pipeline.inference.results import write_results
+from pipeline.inference.shards import shard, take_over
+from pipeline.inference.watching import WATCH_SECONDS, Looks
+from pipeline.models.modelspec import ModelSpec, read_spec
+from pipeline.threads import SIGNAL_SECONDS
+
+DONE = ("ok", "damaged", "rejected")  # a failure is worth another try
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,69 +39,171 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=0.9,
         help="answers are called sure from the score on at which so many of them were right (default 0.9)",
     )
-    add_result_arguments(parser)
+    work = parser.add_mutually_exclusive_group()
+    work.add_argument(
+        "--watch",
+        type=_seconds,
+        nargs="?",
+        const=WATCH_SECONDS,
+        metavar="SECONDS",
+        help="go on looking for new files, so often; one is read when it has not changed for as long "
+        f"(default {WATCH_SECONDS:g})",
+    )
+    work.add_argument(
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="do only the I-th of N parts of the files; a call without --shard then gathers the answers",
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add_decoding_arguments(parser)
     options = parser.parse_args(argv)
+    if options.watch is not None and options.list == "-":
+        raise LrcnError("--from - and --watch: standard input comes once; name a folder to watch, or a list in a file")
+    with ending_soon("predict"):
+        return predict(options)
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Bring a folder of results up to date; returns the exit code."""
     limits = limits_of(options)
-    inputs = inputs_of(options, "predict", out=options.out)
-    with locked(options.out):
-        return predict_into(options, limits, inputs)
+    inputs = inputs_of(options, "predict", out=options.out, may_come=options.watch is not None)
+    spec, model_id = read_spec(options.model), model_identity(options.model)
+    threshold = None if options.shard else threshold_of(spec, options.precision)
+
+    def write(answers: LedgerAnswers) -> None:
+        write_results(options.out, answers, threshold, spec.task)
+
+    home = options.shard.folder(options.out) if options.shard else options.out
+    with (
+        locked(home),
+        _opened(home, model_id) as ledger,
+        Answering(options.out, ledger, options.model, options.device, options.workers, limits) as answering,
+    ):
+        if options.shard:
+            return predict_shard(options, inputs.only(options.shard.holds), ledger, answering)
+        if options.watch is not None:
+            watch(options, inputs, ledger, answering, write)
+        return predict_once(options.out, inputs, ledger, answering, write)
 
 
-def predict_into(options: argparse.Namespace, limits: Limits, inputs: Inputs) -> int:
-    """Bring the folder of results up to date; returns the exit code."""
-    spec, model = read_spec(options.model), model_identity(options.model)
-    settings = result_settings(options, spec, threshold_of(spec, options.precision), model)
-    try:
-        ledger = Ledger(options.out, model)
-    except OSError as error:
-        raise LrcnError(f"{options.out}: cannot be written ({error.strerror}); choose another --out") from None
+def predict_once(
+    out: Path, inputs: Inputs, ledger: Ledger, answering: Answering, write: Callable[[LedgerAnswers], None]
+) -> int:
+    """Answer for what has no answer yet, write the tables, say what became of all; returns the exit code."""
     states = {path: file_state(path) for path in inputs.files}
-    todo = [
-        path
-        for path in inputs.files
-        if (known := ledger.get(path, states[path])) is None or lacks_timesteps(options.out, known, spec.task, model)
-    ]
+    taken = set(take_over(out, ledger, states))
+    todo = [path for path in states if path not in taken and ledger.status(path, states[path]) not in DONE]
+    answering.run(todo, states)
+    write(LedgerAnswers(ledger, inputs.paths, inputs.reasons))
+    shards = f", {len(taken)} answer(s) taken from shards" if taken else ""
+    return say(ledger, inputs, f"{len(todo)} looked at now{shards}", f"see {out / 'results.csv'}")
+
+
+def predict_shard(options: argparse.Namespace, inputs: Inputs, ledger: Ledger, answering: Answering) -> int:
+    """Answer for the files of a shard, write no table, say what became of the files; returns the exit code."""
+    states = {path: file_state(path) for path in inputs.files}
+    with closing(LedgerReader(options.out, ledger.model_id)) as gathered:
+        ledger.take_over(gathered, {path: states[path] for path in states if ledger.status(path, states[path]) is None})
+    todo = [path for path in states if ledger.status(path, states[path]) not in DONE]
+    answering.run(todo, states)
+    name = f"shard {options.shard.number}/{options.shard.count}, {len(todo)} looked at now"
+    return say(ledger, inputs, name, "the same command without --shard writes the tables")
+
+
+def watch(
+    options: argparse.Namespace,
+    inputs: Inputs,
+    ledger: Ledger,
+    answering: Answering,
+    write: Callable[[LedgerAnswers], None],
+) -> None:
+    """Answer for files as they come, and keep the tables up to date, until a signal ends it.
+
+    A file that failed is tried once, and again when it has changed. Tables hold the files that are there and answered.
+    """
+    looks, tried = Looks(options.watch), set[tuple[str, str]]()
+    states: dict[str, str] = {}
+    written: list[tuple[str, str, str | None]] = []
+    complaint, said = "", set[str]()
+
+    def bring_up_to_date(num_looked_at: int) -> None:
+        nonlocal written
+        shown = inputs.only(
+            lambda path: path in inputs.reasons or ledger.status(path, states.get(path, "")) is not None
+        )
+        rows = [(path, states.get(path, ""), inputs.reasons.get(path)) for path in shown.paths]
+        if rows != written or num_looked_at:
+            write(LedgerAnswers(ledger, shown.paths, shown.reasons))
+            written = rows
+            say(ledger, shown, f"{num_looked_at} looked at now", f"see {options.out / 'results.csv'}", said)
+
+    print(f"predict: watching, a look every {options.watch:g} s; Ctrl-C ends it", file=sys.stderr, flush=True)
+    while True:
+        states = {path: file_state(path) for path in inputs.files}
+        growing = looks.newly_growing(states)
+        if growing:
+            text = f"predict: {len(growing)} file(s) are still being written and left until they are whole, first "
+            print(printable(text + growing[0]), file=sys.stderr, flush=True)
+        todo = [
+            path
+            for path in looks.whole(states)
+            if ledger.status(path, states[path]) not in DONE and (path, states[path]) not in tried
+        ]
+        tried.update((path, states[path]) for path in todo)
+        try:
+            answering.run(todo, states)
+        except KeyboardInterrupt:
+            bring_up_to_date(sum(ledger.status(path, states[path]) is not None for path in todo))
+            raise
+        bring_up_to_date(len(todo))
+        wait(options.watch)
+        try:
+            inputs = inputs_of(options, "predict", out=options.out, may_come=True, say_notes=False)
+            complaint = ""
+        except LrcnError as error:  # a folder that was taken away, perhaps for a while
+            if str(error) != complaint:
+                print(printable(f"predict: {error}; waiting for it"), file=sys.stderr, flush=True)
+            complaint = str(error)
+
+
+def wait(seconds: float) -> None:
+    """In short waits: a signal that another thread takes does not end a wait of the main thread."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, SIGNAL_SECONDS))
+
+
+@contextmanager
+def _opened(folder: Path, model_id: str) -> Iterator[Ledger]:
     try:
-        if todo:
-            with Recognizer.load(
-                options.model, device=options.device, workers=options.workers, limits=limits
-            ) as recognizer:
-                progress = Progress("predict", len(todo))
-                for answer in progress.over(recognizer.predict_files(todo, progress.add_frames)):
-                    if file_state(answer.path) != states[answer.path]:
-                        answer = Answer(answer.path, "failed", CHANGED)
-                    write_timesteps(options.out, answer, spec.classes, model)
-                    ledger.add(answer, states[answer.path])
-    finally:
-        ledger.close()
-    answers_in_order = [
-        Answer(path, "rejected", inputs.reasons[path]) if path in inputs.reasons else ledger.answers[path][1]
-        for path in inputs.paths
-    ]
-    notes = write_results(options.out, answers_in_order, settings)
-    counts = {
-        status: sum(answer.status == status for answer in answers_in_order)
-        for status in ("ok", "damaged", "rejected", "failed")
-    }
-    print(
-        f"predict: {len(inputs.paths)} file(s), {len(todo)} looked at now: "
-        + ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-        + printable(f"; see {options.out / 'results.csv'}")
-    )
-    for note in notes:
-        print(printable(f"predict: {note}"), file=sys.stderr)
-    for answer in answers_in_order:
-        if answer.status in ("rejected", "failed"):
-            print(printable(f"predict: {answer.path}: {answer.status}: {answer.reason}"), file=sys.stderr)
-    return 1 if counts["rejected"] + counts["failed"] else 0
+        ledger = Ledger(folder, model_id)
+    except OSError as error:
+        raise LrcnError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
+    with closing(ledger):
+        yield ledger
 
 
-def lacks_timesteps(out: Path, answer: Answer, task: str, model: str) -> bool:
-    """Whether an answer has scores at timesteps, which are kept in a file of their own, and they are not there."""
-    has_some = answer.is_answered and (task == "frame" or len(answer.segments) > 1)
-    return has_some and not has_timesteps(out, answer.path, model)
+def say(ledger: Ledger, inputs: Inputs, what: str, where: str, said: set[str] | None = None) -> int:
+    """Print what became of files, and the reasons of those without a label; returns the exit code.
+
+    said: reasons that were printed before and are not again; the others are added.
+    """
+    said = set() if said is None else said
+    bad, counts = [], dict.fromkeys(("ok", "damaged", "rejected", "failed"), 0)
+    for path in inputs.paths:
+        status = "rejected" if path in inputs.reasons else ledger.last_status(path)
+        counts[status] += 1
+        if status in ("rejected", "failed"):
+            bad.append((path, status))
+    found = ", ".join(f"{count} {status}" for status, count in counts.items() if count) or "none"
+    print(printable(f"predict: {len(inputs.paths)} file(s), {what}: {found}; {where}"), flush=True)
+    for path, status in bad:
+        line = printable(f"predict: {path}: {status}: {inputs.reasons.get(path) or ledger.read(path).reason}")
+        if line not in said:
+            said.add(line)
+            print(line, file=sys.stderr, flush=True)
+    return 1 if bad else 0
 
 
 def threshold_of(spec: ModelSpec, precision: float) -> float | None:
@@ -111,3 +220,16 @@ def threshold_of(spec: ModelSpec, precision: float) -> float | None:
             file=sys.stderr,
         )
     return threshold
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of seconds from 0.1 to 86400; put --watch behind the paths, or write --watch "
+            f"{WATCH_SECONDS:g}"
+        )
+    return seconds

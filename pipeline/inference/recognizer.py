@@ -1,6 +1,7 @@
 """A trained model, ready for video files and live frames: the one class behind `lrcn predict` and `lrcn stream`."""
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -14,8 +15,9 @@ from pipeline.inference.answers import Answer, Segment, Status, Timesteps, Video
 from pipeline.inference.given import read_given
 from pipeline.inference.segments import segments_of, timesteps_of_windows
 from pipeline.models.modelfolder import Model, load_model
-from pipeline.video.isolation import DecoderPool
+from pipeline.video.isolation import DecoderPool, IsolatedReader
 from pipeline.video.limits import Limits
+from pipeline.video.reader import Frame
 from pipeline.video.verdict import Verdict
 from pipeline.view import features_key
 
@@ -68,11 +70,17 @@ class Recognizer:
         return next(self.predict_files([str(path)]))
 
     def predict_files(
-        self, paths: Sequence[str], progress: Callable[[int], None] = lambda num_frames: None
-    ) -> Iterator[Answer]:
-        """Answers, in the order of the paths; a file that cannot be used is an answer with a reason.
+        self,
+        paths: Sequence[str],
+        progress: Callable[[int], None] = lambda num_frames: None,
+        *,
+        in_order: bool = True,
+        watch: Callable[[str, Iterator[Frame]], Iterator[Frame]] = lambda path, frames: frames,
+    ) -> Generator[Answer, None, None]:
+        """Answers; a file that cannot be used is an answer with a reason.
 
-        progress: as for Extractor.run.
+        progress, in_order: as for Extractor.run. watch: passes on the frames of a path, in a thread that decodes;
+        frames that it drops or changes are not what the model was trained to see.
         """
         view = self.model.spec.view
         if self._extractor is None:
@@ -83,16 +91,22 @@ class Recognizer:
                 except Exception as error:  # noqa: BLE001 - one file's failure is its answer, the others go on
                     yield Answer(path, status_of(error), reason_of(error))
             return
-        readers = {path: self._decoders.reader(path) for path in paths}
-        jobs = ((path, readers[path].frames(view.fps, view.short_side)) for path in paths)
-        for path, result in self._extractor.run(jobs, progress):
-            reader = readers.pop(path)
-            try:
-                if isinstance(result, Exception):
-                    raise result
-                yield self.answer(path, result, reader.verdict)
-            except Exception as error:  # noqa: BLE001 - one file's failure is its answer, the others go on
-                yield Answer(path, status_of(error), reason_of(error))
+        readers: dict[str, IsolatedReader] = {}
+
+        def frames(path: str) -> Iterator[Frame]:
+            readers[path] = self._decoders.reader(path)
+            return watch(path, readers[path].frames(view.fps, view.short_side))
+
+        jobs = ((path, frames(path)) for path in paths)
+        with contextlib.closing(self._extractor.run(jobs, progress, in_order=in_order)) as results:
+            for path, result in results:
+                reader = readers.pop(path)
+                try:
+                    if isinstance(result, Exception):
+                        raise result
+                    yield self.answer(path, result, reader.verdict)
+                except Exception as error:  # noqa: BLE001 - one file's failure is its answer, the others go on
+                    yield Answer(path, status_of(error), reason_of(error))
 
     def answer(self, path: str, features: VideoFeatures, verdict: Verdict | None) -> Answer:
         """The answer for a video whose features are there; verdict: what decoding it said, None without a video."""

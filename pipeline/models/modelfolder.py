@@ -10,9 +10,8 @@ Folder + video = prediction, offline. The same folder is what MLflow logs.
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,38 +19,18 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from pipeline.device import Halving
 from pipeline.errors import ModelError, ViewMismatch
 from pipeline.features.store import VideoFeatures
 from pipeline.files import content_hash
-from pipeline.models.calibration import UNCALIBRATED, Calibration
+from pipeline.models.calibration import UNCALIBRATED
+from pipeline.models.modelspec import MODEL_FORMAT, ModelSpec, read_description, read_spec
 from pipeline.models.recurrent import RecurrentClassifier, Steps
 from pipeline.models.streaming import Stream
-from pipeline.view import View
 
-MODEL_FORMAT = 4
-CLIPS_AT_A_TIME = 64
+CLIPS_AT_A_TIME = 64  # also sequences: crops of a video
 FILES = ("model.safetensors", "backbone.safetensors")
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """Everything about a model but its weights.
-
-    architecture: keyword arguments of RecurrentClassifier, the head among them. background: name of the frame
-    task's background class. backbone: name of the CNN in backbone.safetensors. features_key: identity of the features
-    it was trained on. calibration: of the answers for a whole video (clip task) or a timestep (frame task).
-    """
-
-    task: Literal["clip", "frame"]
-    classes: tuple[str, ...]
-    background: str | None
-    architecture: dict[str, Any]
-    view: View
-    backbone: str
-    features_key: str
-    provenance: dict[str, Any]
-    calibration: Calibration = UNCALIBRATED
-    longest_steps: int = 0
+__all__ = ["FILES", "Model", "ModelSpec", "load_model", "read_spec", "save_model"]
 
 
 class Model:
@@ -64,6 +43,8 @@ class Model:
         self.spec = spec
         self.network = network.eval()
         self.folder = folder
+        self._clips_at_a_time = Halving(CLIPS_AT_A_TIME, "clips")
+        self._crops_at_a_time = Halving(CLIPS_AT_A_TIME, "sequences")
 
     @property
     def task(self) -> str:
@@ -163,9 +144,11 @@ class Model:
 
     def step_probabilities(self, features: np.ndarray) -> np.ndarray:
         """Class probabilities (T, K) float32 of each timestep, read as one sequence; the mean over the crops."""
+        steps = self._steps(features)
         with torch.inference_mode():
-            logits = self.network.read(self._steps(features))
-        return self.spec.calibration.apply(np.asarray(logits.float().softmax(dim=-1).mean(dim=0).cpu()))
+            crops = self._crops_at_a_time.over(len(steps), lambda some: self.network.read(steps[some]).float())
+            logits = torch.cat(list(crops))
+            return self.spec.calibration.apply(np.asarray(logits.softmax(dim=-1).mean(dim=0).cpu()))
 
     def stream(self) -> Stream:
         """Follow a video as it comes; the answers are those of reading it whole, to 1e-5.
@@ -193,11 +176,14 @@ class Model:
         steps = self._steps(features)
         num_crops, num_steps = steps.shape[:2]
         starts, size = self.clips_of(num_steps)
-        for first in range(0, len(starts), CLIPS_AT_A_TIME):
-            some = starts[first : first + CLIPS_AT_A_TIME]
+
+        def answer(rows: slice) -> tuple[list[int], Steps]:
+            some = starts[rows]
             with torch.inference_mode():
                 clips = torch.cat([steps[:, start : start + size] for start in some])
-                yield some, self.network.steps(clips, torch.full((len(some) * num_crops,), size))
+                return some, self.network.steps(clips, torch.full((len(some) * num_crops,), size))
+
+        return self._clips_at_a_time.over(len(starts), answer)
 
     def _steps(self, features: np.ndarray) -> torch.Tensor:
         """(crops, T, D) on the network's device."""
@@ -236,11 +222,6 @@ def save_model(folder: Path, model: Model, backbone_file: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_spec(folder: Path | str) -> ModelSpec:
-    """What a model folder's `model.yaml` says; raises ModelError when it is missing, damaged or of another format."""
-    return _read_description(Path(folder))[0]
-
-
 def load_model(folder: Path | str, device: str = "cpu") -> Model:
     """Read a model folder and check every hash in it.
 
@@ -248,7 +229,7 @@ def load_model(folder: Path | str, device: str = "cpu") -> Model:
         ModelError: the folder is missing, incomplete, damaged, or of another format.
     """
     folder = Path(folder)
-    spec, hashes = _read_description(folder)
+    spec, hashes = read_description(folder)
     for name in FILES:
         if not (folder / name).is_file():
             raise ModelError(f"{folder}: {name} is missing; copy the whole folder")
@@ -262,25 +243,3 @@ def load_model(folder: Path | str, device: str = "cpu") -> Model:
     except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
         raise ModelError(f"{folder / FILES[0]}: does not fit the architecture in model.yaml ({error})") from error
     return Model(spec, network.to(device), folder)
-
-
-def _read_description(folder: Path) -> tuple[ModelSpec, dict[str, str]]:
-    """The specification, and the SHA-256 of each file."""
-    if not (folder / "model.yaml").is_file():
-        raise ModelError(
-            f"{folder}: no model here (no model.yaml); expected a folder such as "
-            "artifacts/demo/trainings/clip-rgb-fold1-seed0/model"
-        )
-    try:
-        text = yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))
-        if (made := text.pop("format")) != MODEL_FORMAT:
-            raise ModelError(
-                f"{folder}: made by another version of this package, in model format {made}; expected format "
-                f"{MODEL_FORMAT}: train the model again, or use the version that made it"
-            )
-        hashes = text.pop("files")
-        parts = {"view": View(**text["view"]), "calibration": Calibration(**text["calibration"])}
-        spec = ModelSpec(**{**text, **parts, "classes": tuple(text["classes"])})
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{folder}/model.yaml: not a model description ({error}); copy the folder again") from error
-    return spec, hashes

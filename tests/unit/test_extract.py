@@ -321,6 +321,99 @@ def test_results_keep_the_order_of_the_videos_and_wait_for_a_slow_one_only_so_fa
     timer.join()
 
 
+def test_without_order_each_video_comes_as_soon_as_it_is_done_though_its_frames_shared_a_batch_with_a_slow_one() -> (
+    None
+):
+    """One thread fills a batch with the frames of a quick video and the first ones of a slow one.
+
+    Shown to fail without the batches that are handed over as they are: `quick` waits for `slow`.
+    """
+    slow, found = threading.Event(), []
+
+    def late() -> Iterator[Frame]:
+        yield from plain((1, 90, 90), 2)
+        assert slow.wait(20)
+        yield from plain((1, 90, 90), 40)
+
+    videos = {"quick": iter(plain((9, 90, 90), 3)), "slow": late(), "other": iter(plain((5, 9, 90), 3))}
+    for key, result in Extractor(tiny(), CROP, "cpu", workers=1).run(videos.items(), in_order=False):
+        assert isinstance(result, VideoFeatures)
+        found.append((key, len(result.values)))
+        slow.set()
+    assert sorted(found) == [("other", 3), ("quick", 3), ("slow", 42)]
+    assert found[0] == ("quick", 3)
+
+
+def test_without_order_no_more_videos_are_under_way_than_fit_into_the_batches() -> None:
+    """So many, and no more, are lost when the process is killed."""
+    begun, results = [0], 0
+
+    def counted(number: int) -> Iterator[Frame]:
+        begun[0] += 1
+        yield from plain((number, 90, 90), CPU_BATCH_SIZE)
+
+    extractor = Extractor(tiny(), CROP, "cpu", workers=2)
+    extractor.compute_threads = 1
+    videos = ((number, counted(number)) for number in range(200))
+    for _, result in extractor.run(videos, in_order=False):
+        assert isinstance(result, VideoFeatures)
+        results += 1
+        assert begun[0] - results <= VIDEOS_AHEAD
+    assert (begun[0], results) == (200, 200)
+
+
+@pytest.mark.parametrize("order", [True, False])
+def test_a_full_gpu_has_fewer_frames_computed_at_a_time_and_the_features_stay(
+    network: Backbone, order: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = {"a": frames(20), "b": frames(9, seed=1)}
+    expected = results(Extractor(network, CROP, "cpu").run(videos.items()))
+    sizes = []
+
+    def out_of_memory(pixels: Tensor) -> None:
+        sizes.append(len(pixels))
+        if len(pixels) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more.")
+
+    extractor = watched(Extractor(network, CROP, "cpu", workers=2), out_of_memory)
+    for key, features in results(extractor.run(videos.items(), in_order=order)).items():
+        np.testing.assert_allclose(features.values, expected[key].values, rtol=2e-3, atol=1e-3)
+    assert min(sizes) == extractor.at_a_time.rows == 4
+    assert capsys.readouterr().err.count("16 frames at a time (CUDA out of memory): 8 from now on") == 1
+
+
+def test_a_gpu_without_memory_for_one_frame_fails_the_videos_with_a_reason() -> None:
+    def out_of_memory(pixels: Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more.")
+
+    extractor = watched(Extractor(tiny(), CROP, "cpu", workers=2), out_of_memory)
+    found = dict(extractor.run((key, plain((5, 5, 5), 20)) for key in "abc"))
+    assert list(found) == ["a", "b", "c"]
+    for error in found.values():
+        assert isinstance(error, MemoryError)
+        assert str(error) == "the GPU has no memory for one of its frames (CUDA out of memory); try --device cpu"
+
+
+def test_a_video_that_takes_too_much_memory_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.features import extract
+
+    real = extract._Video.keep
+
+    def keep(self, first, values):
+        if self.key == "long":
+            raise MemoryError("Unable to allocate 5 GiB")
+        real(self, first, values)
+
+    monkeypatch.setattr(extract._Video, "keep", keep)
+    found = dict(
+        Extractor(tiny(), CROP, "cpu").run(
+            [("a", plain((5, 5, 5))), ("long", plain((5, 5, 5), 50)), ("b", plain((9, 9, 9)))]
+        )
+    )
+    assert isinstance(found["long"], MemoryError)
+    assert len(results([(key, found[key]) for key in "ab"])) == 2
+
+
 def wait(event: threading.Event) -> None:
     assert event.wait(20)
 

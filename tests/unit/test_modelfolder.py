@@ -114,6 +114,29 @@ def test_answers_of_several_crops_are_averaged(task):
         np.testing.assert_allclose(clips, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("task", "method", "limit", "tried"),
+    [("clip", "steps", 30, [140, 140, 140, 80, 40, *[20] * 7]), ("frame", "read", 3, [10, 10, 10, 8, 4, *[2] * 5])],
+)
+def test_a_full_gpu_reads_fewer_sequences_at_a_time_and_the_answers_stay(task, method, limit, tried, monkeypatch):
+    model, crops = make(task), np.random.default_rng(1).normal(size=(30, 10, 5)).astype(np.float32)
+    expected, real, sizes = model.predict_features(crops), getattr(model.network, method), []
+
+    def out_of_memory(sequences, *rest):
+        sizes.append(len(sequences))
+        if len(sequences) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more.")
+        return real(sequences, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.network, method, out_of_memory)
+        np.testing.assert_allclose(model.predict_features(crops), expected, atol=1e-6)
+        assert sizes == tried
+        patch.setattr(model.network, method, lambda *_: out_of_memory(range(99)))
+        with pytest.raises(MemoryError, match=r"no memory for one of its (clips|sequences)"):
+            model.predict_features(crops)
+
+
 @pytest.mark.parametrize("shape", [(4, 6), (0, 5), (5,), (3, 0, 5), (2, 2, 2, 5)])
 def test_features_of_another_size_are_refused(shape):
     with pytest.raises(ModelError, match=r"expected \(T, 5\)"):

@@ -1,0 +1,61 @@
+"""What `model.yaml` in a model folder says. To read it takes no PyTorch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from pipeline.errors import ModelError
+from pipeline.models.calibration import UNCALIBRATED, Calibration
+from pipeline.view import View
+
+MODEL_FORMAT = 4
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything about a model but its weights.
+
+    architecture: keyword arguments of RecurrentClassifier, the head among them. background: name of the frame
+    task's background class. backbone: name of the CNN in backbone.safetensors. features_key: identity of the features
+    it was trained on. calibration: of the answers for a whole video (clip task) or a timestep (frame task).
+    """
+
+    task: Literal["clip", "frame"]
+    classes: tuple[str, ...]
+    background: str | None
+    architecture: dict[str, Any]
+    view: View
+    backbone: str
+    features_key: str
+    provenance: dict[str, Any]
+    calibration: Calibration = UNCALIBRATED
+    longest_steps: int = 0
+
+
+def read_spec(folder: Path | str) -> ModelSpec:
+    """What a model folder's `model.yaml` says; raises ModelError when it is missing, damaged or of another format."""
+    return read_description(Path(folder))[0]
+
+
+def read_description(folder: Path) -> tuple[ModelSpec, dict[str, str]]:
+    """The specification, and the SHA-256 of each file."""
+    if not (folder / "model.yaml").is_file():
+        raise ModelError(
+            f"{folder}: no model here (no model.yaml); expected a folder such as "
+            "artifacts/demo/trainings/clip-rgb-fold1-seed0/model"
+        )
+    try:
+        text = yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))
+        if (made := text.pop("format")) != MODEL_FORMAT:
+            raise ModelError(
+                f"{folder}: made by another version of this package, in model format {made}; expected format "
+                f"{MODEL_FORMAT}: train the model again, or use the version that made it"
+            )
+        hashes = text.pop("files")
+        parts = {"view": View(**text["view"]), "calibration": Calibration(**text["calibration"])}
+        spec = ModelSpec(**{**text, **parts, "classes": tuple(text["classes"])})
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder}/model.yaml: not a model description ({error}); copy the folder again") from error
+    return spec, hashes
