@@ -1,7 +1,7 @@
 """Thumbnails of a folder of results: one small picture of each video, from about its middle."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,17 +26,20 @@ class Thumbnail:
     >>> thumbnail = Thumbnail()  # doctest: +SKIP
     >>> for frame in thumbnail.watch(reader.frames(fps=8, short_side=224)): ...  # doctest: +SKIP
     >>> thumbnail.write(Path("results"), "clips/a.mp4")  # doctest: +SKIP
+
+    time_seconds: of the frame that was kept; None while there is none.
     """
 
     def __init__(self) -> None:
         self._rgb: NDArray[np.uint8] | None = None
+        self.time_seconds: float | None = None
 
-    def watch(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+    def watch(self, frames: Iterable[Frame]) -> Generator[Frame, None, None]:
         """The frames, unchanged. When they have come to their end, the one nearest the middle is made small and kept.
 
         It is off the middle by an eighth of the video at most. Closing this closes `frames`.
         """
-        self._rgb = None
+        self._rgb = self.time_seconds = None
         kept: list[Frame] = []  # frames 0, step, 2 step, ...
         step, count = 1, 0
         with contextlib.closing(cast(Any, frames)) if hasattr(frames, "close") else contextlib.nullcontext():
@@ -49,7 +52,8 @@ class Thumbnail:
                 count += 1
                 yield frame
         if kept:
-            self._rgb = _small(kept[round((count - 1) / 2 / step)])
+            middle = kept[round((count - 1) / 2 / step)]
+            self._rgb, self.time_seconds = _small(middle), middle.time_seconds
 
     def write(self, folder: Path, path: str) -> None:
         """Write `thumbnails/<output_name>.jpg` below the folder of results; equal frames give equal bytes.
