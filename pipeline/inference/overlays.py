@@ -29,6 +29,7 @@ from pipeline.video.overlay import LONGEST_SIDE
 OVERLAYS = "overlays"
 WORKER = "pipeline.inference.overlayworker"
 MADE = ".made.jsonl"
+NO_OVERLAY = "no overlay"
 OUTPUT_NAME = re.compile(r".+-[0-9a-f]{8}")  # as `output_name` makes them; other files are not touched
 # When all is encoded, MP4's index moves to the front, and all of the file behind it: ten hours of video take a while,
 # in which no picture comes.
@@ -72,7 +73,7 @@ def update_overlays(
         try:
             notes = write_overlay(answer, answer.path, target, pool=pool, threshold=threshold, task=task)
         except RejectedVideo as error:
-            return [(answer.path, f"no overlay: {error}")]
+            return [(answer.path, f"{NO_OVERLAY}: {error}")]
         with lock:
             made.add(answer.path, digests[answer.path])
         return [(answer.path, f"overlay: {note}") for note in notes]

@@ -12,7 +12,7 @@ from pipeline.files import locked
 from pipeline.inference.answers import Answer
 from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
 from pipeline.inference.ledger import CHANGED, Ledger, file_state, model_identity
-from pipeline.inference.overlays import add_overlay_argument, prune_overlays, update_overlays
+from pipeline.inference.overlays import NO_OVERLAY, add_overlay_argument, prune_overlays, update_overlays
 from pipeline.inference.recognizer import Recognizer
 from pipeline.inference.results import write_results
 from pipeline.models.modelfolder import ModelSpec, read_spec
@@ -77,6 +77,7 @@ def predict_into(options: argparse.Namespace, limits: Limits, inputs: Inputs) ->
         )
     else:
         prune_overlays(options.out, answers_in_order, threshold=threshold, task=spec.task)
+    num_without = sum(note.startswith(NO_OVERLAY) for _, note in said)
     counts = {
         status: sum(answer.status == status for answer in answers_in_order)
         for status in ("ok", "damaged", "rejected", "failed")
@@ -84,6 +85,7 @@ def predict_into(options: argparse.Namespace, limits: Limits, inputs: Inputs) ->
     print(
         f"predict: {len(inputs.paths)} file(s), {len(todo)} looked at now: "
         + ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+        + (f", {num_without} without overlay" if num_without else "")
         + printable(f"; see {options.out / 'results.csv'}")
     )
     for answer in answers_in_order:
