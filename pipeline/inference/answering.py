@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from pipeline.inference.answers import Answer
 from pipeline.inference.ledger import CHANGED, Ledger, file_state
+from pipeline.inference.timesteps import write_timesteps
 from pipeline.progress import Progress
 from pipeline.video.limits import Limits
 
 if TYPE_CHECKING:
     from pipeline.inference.recognizer import Recognizer
+    from pipeline.inference.thumbnails import Thumbnail
     from pipeline.video.reader import Frame
 
 
@@ -26,6 +28,7 @@ class Answering:
         self._out, self._ledger, self._model = out, ledger, model
         self._device, self._workers, self._limits = device, workers, limits
         self._recognizer: Recognizer | None = None
+        self._thumbnails: dict[str, Thumbnail] = {}
 
     def run(self, paths: Sequence[str], states: dict[str, str]) -> None:
         """Put an answer for each path into the ledger, as they come.
@@ -42,14 +45,16 @@ class Answering:
             for answer in progress.over(answers):
                 if file_state(answer.path) != states[answer.path]:
                     answer = Answer(answer.path, "failed", CHANGED)
-                # joined: if answer.timesteps is not None: write_timesteps(self._out, answer, recognizer.model.classes)
-                # joined: thumb = self._thumbnails.pop(answer.path, None); if answer.is_answered and thumb is not None:
-                #         thumb.write(self._out, answer.path)
+                write_timesteps(self._out, answer, recognizer.model.classes, self._ledger.model_id)
+                if thumbnail := self._thumbnails.pop(answer.path, None):
+                    thumbnail.write(self._out, answer.path)
                 self._ledger.add(answer, states[answer.path])
 
     def _watch(self, path: str, frames: "Iterator[Frame]") -> "Iterator[Frame]":
-        # joined: self._thumbnails[path] = Thumbnail(); return self._thumbnails[path].watch(frames)
-        return frames
+        from pipeline.inference.thumbnails import Thumbnail
+
+        thumbnail = self._thumbnails[path] = Thumbnail()
+        return thumbnail.watch(frames)
 
     def _load(self) -> "Recognizer":
         from pipeline.inference.recognizer import Recognizer  # with PyTorch, which takes seconds

@@ -34,11 +34,15 @@ def model_identity(folder: Path) -> str:
 
 
 class _Line(NamedTuple):
-    """Where a file's answer stands. state: of the file, when it was answered for. start, size: in bytes."""
+    """Where a file's answer stands. state: of the file, when it was answered for. start, size: in bytes.
+
+    has_timesteps: whether its scores at timesteps were kept in a file of their own.
+    """
 
     model_id: str
     state: str
     status: str
+    has_timesteps: bool
     start: int
     size: int
 
@@ -77,11 +81,11 @@ class LedgerReader:
         try:
             entry = json.loads(line)
             answer = Answer.from_json(entry["answer"])
-            model_id, state = entry["model"], entry["state"]
+            model_id, state, has_timesteps = entry["model"], entry["state"], entry["timesteps"]
         except (ValueError, KeyError, TypeError):
             return  # the line that was being written when the power went; its video is done again
         # Whatever its model: what is written for each file beside the ledger is of its last line.
-        self._lines[answer.path] = _Line(sys.intern(model_id), state, answer.status, start, len(line))
+        self._lines[answer.path] = _Line(sys.intern(model_id), state, answer.status, has_timesteps, start, len(line))
 
     def status(self, path: str, state: str) -> str | None:
         """Status of this model's answer to a file that looks as it did then; None when there is none."""
@@ -92,6 +96,10 @@ class LedgerReader:
     def last_status(self, path: str) -> str:
         """Status of the answer to a file, which must be in the ledger, whatever the file looks like now."""
         return self._lines[path].status
+
+    def has_timesteps(self, path: str) -> bool:
+        """Whether the scores at timesteps of a file's answer, which must be in the ledger, were kept."""
+        return self._lines[path].has_timesteps
 
     def get(self, path: str, state: str) -> Answer | None:
         """The answer to a file that looks as it did then, None when it has to be looked at (again, after a failure)."""
@@ -149,11 +157,12 @@ class Ledger(LedgerReader):
 
     def add(self, answer: Answer, state: str) -> None:
         """Keep an answer. Raises StoreError when the disk is full; what was added before is kept then."""
-        entry = {"model": self.model_id, "state": state, "answer": answer.to_json()}
+        has_timesteps = answer.timesteps is not None
+        entry = {"model": self.model_id, "state": state, "timesteps": has_timesteps, "answer": answer.to_json()}
         line = json.dumps(entry, sort_keys=True).encode("ascii") + b"\n"
         start = self._size
         self._append(line)
-        self._lines[answer.path] = _Line(self.model_id, state, answer.status, start, len(line))
+        self._lines[answer.path] = _Line(self.model_id, state, answer.status, has_timesteps, start, len(line))
 
     def take_over(self, other: LedgerReader, states: dict[str, str]) -> list[str]:
         """Copy from another ledger the answers to files that look as they do in `states` and have none here.
@@ -166,7 +175,7 @@ class Ledger(LedgerReader):
             if theirs is not None and (own is None or (own == "failed" and theirs != "failed")):
                 start, line = self._size, other.raw(path).rstrip(b"\n") + b"\n"
                 self._append(line)
-                self._lines[path] = _Line(self.model_id, state, theirs, start, len(line))
+                self._lines[path] = _Line(self.model_id, state, theirs, other.has_timesteps(path), start, len(line))
                 taken.append(path)
         return taken
 

@@ -9,8 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
+from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.errors import LrcnError
 from pipeline.files import locked
@@ -18,13 +20,17 @@ from pipeline.inference.answering import Answering
 from pipeline.inference.ending import ending_soon
 from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
 from pipeline.inference.ledger import Ledger, LedgerAnswers, LedgerReader, file_state, model_identity
-from pipeline.inference.results import write_results
+from pipeline.inference.overlays import OVERLAYS, add_overlay_argument, prune_overlays, update_overlays
+from pipeline.inference.page import write_page
+from pipeline.inference.resultfolder import Timelines, timeline_of, write_results
+from pipeline.inference.resultsettings import ResultSettings, add_result_arguments, result_settings
 from pipeline.inference.shards import shard, take_over
+from pipeline.inference.timesteps import has_timesteps
 from pipeline.inference.watching import WATCH_SECONDS, Looks
 from pipeline.models.modelspec import ModelSpec, read_spec
 from pipeline.threads import SIGNAL_SECONDS
 
-DONE = ("ok", "damaged", "rejected")  # a failure is worth another try
+DONE = ("ok", "damaged", "rejected")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=0.9,
         help="answers are called sure from the score on at which so many of them were right (default 0.9)",
     )
+    add_result_arguments(parser)
+    add_overlay_argument(parser)
     work = parser.add_mutually_exclusive_group()
     work.add_argument(
         "--watch",
@@ -60,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.watch is not None and options.list == "-":
         raise LrcnError("--from - and --watch: standard input comes once; name a folder to watch, or a list in a file")
+    if options.shard and (options.overlay or options.export):
+        raise LrcnError("--shard writes no overlays and no exports: name them in the call without --shard that gathers")
     with ending_soon("predict"):
         return predict(options)
 
@@ -70,10 +80,8 @@ def predict(options: argparse.Namespace) -> int:
     inputs = inputs_of(options, "predict", out=options.out, may_come=options.watch is not None)
     spec, model_id = read_spec(options.model), model_identity(options.model)
     threshold = None if options.shard else threshold_of(spec, options.precision)
-
-    def write(answers: LedgerAnswers) -> None:
-        write_results(options.out, answers, threshold, spec.task)
-
+    settings = result_settings(options, spec, threshold, model_id)
+    write = partial(write_folder, options, settings)
     home = options.shard.folder(options.out) if options.shard else options.out
     with (
         locked(home),
@@ -87,13 +95,47 @@ def predict(options: argparse.Namespace) -> int:
         return predict_once(options.out, inputs, ledger, answering, write)
 
 
+def write_folder(options: argparse.Namespace, settings: ResultSettings, answers: LedgerAnswers) -> None:
+    """Write all that is in a folder of results beside the files of each answer; says what had to be left out."""
+    out = options.out
+    notes = write_results(out, answers, settings)
+    timelines = Timelines(answers, lambda answer: timeline_of(out, answer, settings))
+    if options.overlay:
+        workers, limits = num_workers(options.workers), limits_of(options)
+        said = update_overlays(
+            out, timelines, threshold=settings.threshold, task=settings.task, limits=limits, workers=workers
+        )
+        notes += [f"{path}: {note}" for path, note in said]
+    elif (out / OVERLAYS).is_dir():
+        prune_overlays(out, timelines, threshold=settings.threshold, task=settings.task)
+    write_page(
+        out,
+        timelines if settings.task == "frame" else answers,  # windows of a clip model as they are
+        threshold=settings.threshold,
+        task=settings.task,
+        classes=settings.classes,
+        model=str(options.model),
+        precision=options.precision,
+        background=settings.background,
+    )
+    for note in notes:
+        print(printable(f"predict: {note}"), file=sys.stderr)
+
+
+def is_done(out: Path, ledger: Ledger, path: str, state: str) -> bool:
+    """Whether a file is answered for, and what belongs to its answer is there; a failure is worth another try."""
+    return ledger.status(path, state) in DONE and (
+        not ledger.has_timesteps(path) or has_timesteps(out, path, ledger.model_id)
+    )
+
+
 def predict_once(
     out: Path, inputs: Inputs, ledger: Ledger, answering: Answering, write: Callable[[LedgerAnswers], None]
 ) -> int:
     """Answer for what has no answer yet, write the tables, say what became of all; returns the exit code."""
     states = {path: file_state(path) for path in inputs.files}
     taken = set(take_over(out, ledger, states))
-    todo = [path for path in states if path not in taken and ledger.status(path, states[path]) not in DONE]
+    todo = [path for path in states if path not in taken and not is_done(out, ledger, path, states[path])]
     answering.run(todo, states)
     write(LedgerAnswers(ledger, inputs.paths, inputs.reasons))
     shards = f", {len(taken)} answer(s) taken from shards" if taken else ""
@@ -105,7 +147,7 @@ def predict_shard(options: argparse.Namespace, inputs: Inputs, ledger: Ledger, a
     states = {path: file_state(path) for path in inputs.files}
     with closing(LedgerReader(options.out, ledger.model_id)) as gathered:
         ledger.take_over(gathered, {path: states[path] for path in states if ledger.status(path, states[path]) is None})
-    todo = [path for path in states if ledger.status(path, states[path]) not in DONE]
+    todo = [path for path in states if not is_done(options.out, ledger, path, states[path])]
     answering.run(todo, states)
     name = f"shard {options.shard.number}/{options.shard.count}, {len(todo)} looked at now"
     return say(ledger, inputs, name, "the same command without --shard writes the tables")
@@ -148,7 +190,7 @@ def watch(
         todo = [
             path
             for path in looks.whole(states)
-            if ledger.status(path, states[path]) not in DONE and (path, states[path]) not in tried
+            if not is_done(options.out, ledger, path, states[path]) and (path, states[path]) not in tried
         ]
         tried.update((path, states[path]) for path in todo)
         try:

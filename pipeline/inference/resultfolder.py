@@ -1,6 +1,6 @@
-"""A folder of results, written in one pass over the answers: tables, subtitles, exports."""
+"""A folder of results: tables, subtitles and exports in one pass over the answers; then overlays, and the page."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -77,9 +77,12 @@ def timeline_of(folder: Path, answer: Answer, settings: ResultSettings) -> tuple
     )
 
 
-def final_answer(folder: Path, answer: Answer, settings: ResultSettings) -> Answer:
-    """The answer with the segments of `segments.csv`: a frame model's as the settings say, a clip model's windows.
+class Timelines(Iterable[Answer]):
+    """Answers whose segments are those of `segments`, made as they are asked for, and anew each time."""
 
-    Raises StoreError as `timeline_of`.
-    """
-    return replace(answer, segments=timeline_of(folder, answer, settings)) if settings.task == "frame" else answer
+    def __init__(self, answers: Iterable[Answer], segments: Callable[[Answer], tuple[Segment, ...]]) -> None:
+        self._answers, self._segments = answers, segments
+
+    def __iter__(self) -> Iterator[Answer]:
+        for answer in self._answers:
+            yield replace(answer, segments=self._segments(answer))

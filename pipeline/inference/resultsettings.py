@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import LrcnError
 from pipeline.inference.answers import Answer, Segment
-from pipeline.models.modelfolder import ModelSpec
+from pipeline.models.modelspec import ModelSpec
 
 EXPORT_FORMATS = ("activitynet", "elan", "fiftyone", "label-studio")
 # Takes the answer to one file and its timeline: segments in order that do not overlap.

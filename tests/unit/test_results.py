@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import StoreError
 from pipeline.inference.answers import Answer, Segment, Timesteps, VideoFacts, output_name
 from pipeline.inference.ledger import LEDGER, Ledger, file_state
-from pipeline.inference.resultfolder import final_answer, timeline_of, write_results
+from pipeline.inference.resultfolder import timeline_of, write_results
 from pipeline.inference.resultsettings import ResultSettings
 from pipeline.inference.timesteps import write_timesteps
 
@@ -143,7 +143,7 @@ def test_options_shape_the_segments_of_frame_models_and_none_reads_no_timesteps(
     answer = frame_answer(tmp_path)
     plain = ResultSettings("frame", ("idle", "sit", "up"), "idle", threshold=0.7)
     tidy = ResultSettings("frame", ("idle", "sit", "up"), "idle", threshold=0.7, min_seconds=0.2, merge_gap_seconds=0.2)
-    (found,) = final_answer(tmp_path, answer, tidy).segments
+    (found,) = timeline_of(tmp_path, answer, tidy)
     assert (found.start_seconds, found.end_seconds, found.label) == (0.2, 1.1, "sit")
     write_results(tmp_path, [answer], tidy)
     assert (tmp_path / "segments.csv").read_text().splitlines()[1:] == [
