@@ -13,10 +13,17 @@ from pathlib import Path
 
 from pipeline.discovery import printable
 from pipeline.errors import LrcnError
-from pipeline.files import locked
+from pipeline.files import locked, sweep
 from pipeline.inference.answering import Answering
 from pipeline.inference.ending import ending_soon
-from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
+from pipeline.inference.inputs import (
+    NOT_THERE,
+    Inputs,
+    add_decoding_arguments,
+    add_input_arguments,
+    inputs_of,
+    limits_of,
+)
 from pipeline.inference.ledger import Ledger, LedgerAnswers, LedgerReader, file_state, model_identity
 from pipeline.inference.results import write_results
 from pipeline.inference.shards import shard, take_over
@@ -24,6 +31,7 @@ from pipeline.inference.watching import WATCH_SECONDS, Looks
 from pipeline.models.modelspec import ModelSpec, read_spec
 from pipeline.threads import SIGNAL_SECONDS
 
+FOLDERS = ("frames", "thumbnails", "subtitles", "overlays", "exports", "exports/elan")  # of results, file by file
 DONE = ("ok", "damaged", "rejected")  # a failure is worth another try
 
 
@@ -80,6 +88,8 @@ def predict(options: argparse.Namespace) -> int:
         _opened(home, model_id) as ledger,
         Answering(options.out, ledger, options.model, options.device, options.workers, limits) as answering,
     ):
+        for folder in FOLDERS:
+            sweep(options.out / folder)
         if options.shard:
             return predict_shard(options, inputs.only(options.shard.holds), ledger, answering)
         if options.watch is not None:
@@ -125,7 +135,7 @@ def watch(
     looks, tried = Looks(options.watch), set[tuple[str, str]]()
     states: dict[str, str] = {}
     written: list[tuple[str, str, str | None]] = []
-    complaint, said = "", set[str]()
+    said, missing = set[str](), {note for note in inputs.notes if note.endswith(NOT_THERE)}
 
     def bring_up_to_date(num_looked_at: int) -> None:
         nonlocal written
@@ -157,11 +167,23 @@ def watch(
             bring_up_to_date(sum(ledger.status(path, states[path]) is not None for path in todo))
             raise
         bring_up_to_date(len(todo))
+        inputs = next_look(options, missing)
+
+
+def next_look(options: argparse.Namespace, missing: set[str]) -> Inputs:
+    """Inputs of the next look; waits until they are back where all that is named was taken away, or the results were.
+
+    missing: what was said to be missing before; it is brought up to date.
+    """
+    complaint = ""
+    while True:
         wait(options.watch)
         try:
-            inputs = inputs_of(options, "predict", out=options.out, may_come=True, say_notes=False)
-            complaint = ""
-        except LrcnError as error:  # a folder that was taken away, perhaps for a while
+            inputs = inputs_of(options, "predict", out=options.out, may_come=True, said=missing)
+            if options.out.is_dir():
+                return inputs
+            raise LrcnError(f"{options.out}: the folder of results was taken away")
+        except LrcnError as error:
             if str(error) != complaint:
                 print(printable(f"predict: {error}; waiting for it"), file=sys.stderr, flush=True)
             complaint = str(error)
