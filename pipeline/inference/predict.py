@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 
 from pipeline.discovery import printable
@@ -77,10 +78,12 @@ def predict(options: argparse.Namespace) -> int:
     limits = limits_of(options)
     inputs = inputs_of(options, "predict", out=options.out, may_come=options.watch is not None)
     spec, model_id = read_spec(options.model), model_identity(options.model)
-    threshold = None if options.shard else threshold_of(spec, options.precision)
+    if not 0 < options.precision < 1:
+        raise LrcnError(f"--precision is {options.precision}; expected a share between 0 and 1, such as 0.9")
+    threshold = cache(lambda: threshold_of(spec, options.precision))  # what it says is said once, and late
 
     def write(answers: LedgerAnswers) -> None:
-        write_results(options.out, answers, threshold, spec.task)
+        write_results(options.out, answers, threshold(), spec.task)
 
     home = options.shard.folder(options.out) if options.shard else options.out
     with (
@@ -230,8 +233,6 @@ def say(ledger: Ledger, inputs: Inputs, what: str, where: str, said: set[str] | 
 
 def threshold_of(spec: ModelSpec, precision: float) -> float | None:
     """The model's threshold for a wanted precision; says on stderr when it has none, so that no answer is sure."""
-    if not 0 < precision < 1:
-        raise LrcnError(f"--precision is {precision}; expected a share between 0 and 1, such as 0.9")
     threshold = spec.calibration.threshold(precision)
     if threshold is None:
         reached = [f"{wanted:g}" for wanted, at in spec.calibration.thresholds if at is not None]
