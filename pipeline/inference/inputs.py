@@ -18,6 +18,8 @@ from pipeline.discovery import Entry, Identity, printable, walk
 from pipeline.errors import LrcnError
 from pipeline.video.limits import Limits
 
+NOT_THERE = "no such file or folder"
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -91,17 +93,24 @@ def inputs_of(
     *,
     out: Path | None = None,
     may_come: bool = False,
-    say_notes: bool = True,
+    said: set[str] | None = None,
 ) -> Inputs:
     """Inputs named by the arguments of `add_input_arguments`; says on stderr what was left out.
 
     out: the output folder, which is not entered when it lies inside an input folder. may_come: as for `find_inputs`,
-    which see for the errors too.
+    which see for the errors too. said: at a further look, what was said to be missing before, and is not said again;
+    other notes then are not.
     """
     listed = [] if options.list is None else read_list(options.list)
     inputs = find_inputs(options.paths, listed, out=out, may_come=may_come)
-    for note in inputs.notes if say_notes else ():
-        print(printable(f"{command}: {note}"), file=sys.stderr)
+    notes = inputs.notes
+    if said is not None:
+        missing = {note for note in notes if note.endswith(NOT_THERE)}
+        notes = sorted(missing - said, key=os.fsencode)
+        said.clear()
+        said.update(missing)
+    for note in notes:
+        print(printable(f"{command}: {note}"), file=sys.stderr, flush=said is not None)
     return inputs
 
 
@@ -136,7 +145,8 @@ def find_inputs(
         paths: files, folders and patterns, as typed; a pattern is one only when there is no file of that very name.
         listed: files and folders, from a list.
         out: the output folder.
-        may_come: files may come later, so that no file at all is no error, nor is a pattern that fits none.
+        may_come: files may come later and go again: no file at all is no error, nor is a pattern that fits none, and a
+            path that does not exist is a note.
 
     Raises:
         LrcnError: nothing is named, no named path exists, there is no file at all, or `out` is a named folder.
@@ -164,10 +174,12 @@ def find_inputs(
     for pattern in patterns:
         if not collected.add(_matches_of(pattern, excluded)):
             missing.append(pattern)
+    gone: list[str] = []
     if may_come:
-        missing = [path for path in missing if not _is_pattern(path)]
-    if missing and len(missing) == len(paths) and not listed:
-        raise LrcnError(f"{missing[0]}: no such file or folder")
+        gone, missing = [path for path in missing if not _is_pattern(path)], []
+    if (gone and not named) or (missing and len(missing) == len(paths) and not listed):
+        missing += gone
+        raise LrcnError(f"{missing[0]}: {NOT_THERE}")
     for path in missing:
         reason = "no such file, nor one that fits as a pattern" if _is_pattern(path) else "no such file"
         collected.add([Entry(path, "unusable", reason)])
@@ -175,7 +187,8 @@ def find_inputs(
         named_first = ", ".join([*paths, *listed][:3])
         raise LrcnError("; ".join([f"{named_first}: no file there", *collected.notes()]))
     ordered = sorted(collected.paths, key=os.fsencode)
-    return Inputs(ordered, collected.reasons, collected.notes() + _empty_folders(named, collected))
+    notes = [f"{path}: {NOT_THERE}" for path in gone] + collected.notes() + _empty_folders(named, collected)
+    return Inputs(ordered, collected.reasons, notes)
 
 
 class _Collected:

@@ -9,16 +9,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
+from functools import cache
 from pathlib import Path
 
 from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.errors import LrcnError
-from pipeline.files import locked
+from pipeline.files import locked, sweep
 from pipeline.inference.answering import Answering
 from pipeline.inference.ending import ending_soon
-from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
+from pipeline.inference.inputs import (
+    NOT_THERE,
+    Inputs,
+    add_decoding_arguments,
+    add_input_arguments,
+    inputs_of,
+    limits_of,
+)
 from pipeline.inference.ledger import Ledger, LedgerAnswers, LedgerReader, file_state, model_identity
 from pipeline.inference.overlays import OVERLAYS, add_overlay_argument, prune_overlays, update_overlays
 from pipeline.inference.page import write_page
@@ -30,6 +37,7 @@ from pipeline.inference.watching import WATCH_SECONDS, Looks
 from pipeline.models.modelspec import ModelSpec, read_spec
 from pipeline.threads import SIGNAL_SECONDS
 
+FOLDERS = ("frames", "thumbnails", "subtitles", "overlays", "exports", "exports/elan")  # of results, file by file
 DONE = ("ok", "damaged", "rejected")
 
 
@@ -39,12 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_input_arguments(parser)
     parser.add_argument("--model", required=True, type=Path, help="a model folder")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
-    parser.add_argument(
-        "--precision",
-        type=float,
-        default=0.9,
-        help="answers are called sure from the score on at which so many of them were right (default 0.9)",
-    )
     add_result_arguments(parser)
     add_overlay_argument(parser)
     work = parser.add_mutually_exclusive_group()
@@ -79,15 +81,21 @@ def predict(options: argparse.Namespace) -> int:
     limits = limits_of(options)
     inputs = inputs_of(options, "predict", out=options.out, may_come=options.watch is not None)
     spec, model_id = read_spec(options.model), model_identity(options.model)
-    threshold = None if options.shard else threshold_of(spec, options.precision)
-    settings = result_settings(options, spec, threshold, model_id)
-    write = partial(write_folder, options, settings)
+    settings = result_settings(options, spec, model_id)
+    tell = cache(lambda: tell_what_is_never_sure(spec, settings, options.precision))
+
+    def write(answers: LedgerAnswers) -> None:
+        tell()
+        write_folder(options, settings, answers)
+
     home = options.shard.folder(options.out) if options.shard else options.out
     with (
         locked(home),
         _opened(home, model_id) as ledger,
         Answering(options.out, ledger, options.model, options.device, options.workers, limits) as answering,
     ):
+        for folder in FOLDERS:
+            sweep(options.out / folder)
         if options.shard:
             return predict_shard(options, inputs.only(options.shard.holds), ledger, answering)
         if options.watch is not None:
@@ -167,7 +175,7 @@ def watch(
     looks, tried = Looks(options.watch), set[tuple[str, str]]()
     states: dict[str, str] = {}
     written: list[tuple[str, str, str | None]] = []
-    complaint, said = "", set[str]()
+    said, missing = set[str](), {note for note in inputs.notes if note.endswith(NOT_THERE)}
 
     def bring_up_to_date(num_looked_at: int) -> None:
         nonlocal written
@@ -199,11 +207,23 @@ def watch(
             bring_up_to_date(sum(ledger.status(path, states[path]) is not None for path in todo))
             raise
         bring_up_to_date(len(todo))
+        inputs = next_look(options, missing)
+
+
+def next_look(options: argparse.Namespace, missing: set[str]) -> Inputs:
+    """Inputs of the next look; waits until they are back where all that is named was taken away, or the results were.
+
+    missing: what was said to be missing before; it is brought up to date.
+    """
+    complaint = ""
+    while True:
         wait(options.watch)
         try:
-            inputs = inputs_of(options, "predict", out=options.out, may_come=True, say_notes=False)
-            complaint = ""
-        except LrcnError as error:  # a folder that was taken away, perhaps for a while
+            inputs = inputs_of(options, "predict", out=options.out, may_come=True, said=missing)
+            if options.out.is_dir():
+                return inputs
+            raise LrcnError(f"{options.out}: the folder of results was taken away")
+        except LrcnError as error:
             if str(error) != complaint:
                 print(printable(f"predict: {error}; waiting for it"), file=sys.stderr, flush=True)
             complaint = str(error)
@@ -248,12 +268,9 @@ def say(ledger: Ledger, inputs: Inputs, what: str, where: str, said: set[str] | 
     return 1 if bad else 0
 
 
-def threshold_of(spec: ModelSpec, precision: float) -> float | None:
-    """The model's threshold for a wanted precision; says on stderr when it has none, so that no answer is sure."""
-    if not 0 < precision < 1:
-        raise LrcnError(f"--precision is {precision}; expected a share between 0 and 1, such as 0.9")
-    threshold = spec.calibration.threshold(precision)
-    if threshold is None:
+def tell_what_is_never_sure(spec: ModelSpec, settings: ResultSettings, precision: float) -> None:
+    """Say so on stderr where no threshold reached the wanted precision, so that no answer is sure."""
+    if settings.threshold is None:
         reached = [f"{wanted:g}" for wanted, at in spec.calibration.thresholds if at is not None]
         advice = f"it reaches {reached[-1]}: --precision {reached[-1]}" if reached else "it reaches none"
         print(
@@ -261,7 +278,6 @@ def threshold_of(spec: ModelSpec, precision: float) -> float | None:
             f"{precision:g} ({advice})",
             file=sys.stderr,
         )
-    return threshold
 
 
 def _seconds(text: str) -> float:

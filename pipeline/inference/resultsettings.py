@@ -35,7 +35,13 @@ class ResultSettings:
 
 
 def add_result_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --min-duration, --merge-gap and --export."""
+    """Add --precision, --min-duration, --merge-gap and --export."""
+    parser.add_argument(
+        "--precision",
+        type=float,
+        default=0.9,
+        help="answers are called sure from the score on at which so many of them were right (default 0.9)",
+    )
     parser.add_argument(
         "--min-duration",
         type=float,
@@ -60,10 +66,10 @@ def add_result_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def result_settings(
-    options: argparse.Namespace, spec: ModelSpec, threshold: float | None, model: str = ""
-) -> ResultSettings:
+def result_settings(options: argparse.Namespace, spec: ModelSpec, model: str) -> ResultSettings:
     """Settings named by the arguments of `add_result_arguments`, for a model; raises LrcnError for impossible ones."""
+    if not 0 < options.precision < 1:
+        raise LrcnError(f"--precision is {options.precision}; expected a share between 0 and 1, such as 0.9")
     for option, value in (("--min-duration", options.min_duration), ("--merge-gap", options.merge_gap)):
         if not 0 <= value < float("inf"):
             raise LrcnError(f"{option} is {value}; expected seconds, 0 or more")
@@ -82,7 +88,7 @@ def result_settings(
         classes=spec.classes,
         background=spec.background,
         step_seconds=1 / spec.view.fps,
-        threshold=threshold,
+        threshold=spec.calibration.threshold(options.precision),
         model=model,
         min_seconds=options.min_duration,
         merge_gap_seconds=options.merge_gap,

@@ -12,7 +12,7 @@ from pipeline.data.cards import read_dataset
 from pipeline.data.tables import read_segments, read_splits, read_videos
 from pipeline.errors import ConfigError, DataError, LrcnError
 from pipeline.features.store import FeatureStore
-from pipeline.inference import predict
+from pipeline.inference import recognizer
 from pipeline.models.modelfolder import load_model
 from pipeline.stages.layout import Layout
 from pipeline.stages.samples import read_samples
@@ -294,7 +294,7 @@ def test_a_bad_feature_file_stops_no_other(toy, monkeypatch):
         file.truncate(2**40)
     np.save(inbox / "lost.npy", values_of("g3_0").T)
     np.save(inbox / "odd.npy", values_of("g3_0").T)
-    real = predict.read_given
+    real = recognizer.read_given
 
     def reads(path, *rest):
         if path.name == "lost.npy":
@@ -305,7 +305,7 @@ def test_a_bad_feature_file_stops_no_other(toy, monkeypatch):
 
     arguments = ["predict", str(inbox), "--model", str(model_folder()), "--out", "predictions", "--max-memory", "16"]
     with monkeypatch.context() as patch:
-        patch.setattr(predict, "read_given", reads)
+        patch.setattr(recognizer, "read_given", reads)
         assert main(arguments) == 1
     with Path("predictions/results.csv").open() as file:
         rows = {Path(row["path"]).name: row for row in csv.DictReader(file)}
@@ -316,7 +316,7 @@ def test_a_bad_feature_file_stops_no_other(toy, monkeypatch):
     assert rows["vast.npy"]["reason"] == f"reading it needs 524288 MB of memory, {limit}"
     assert rows["vast.csv"]["reason"] == f"reading it needs 1048576 MB of memory, {limit}"
     assert rows["lost.npy"]["reason"] == "cannot be read: Input/output error"
-    assert rows["odd.npy"]["reason"] == "MemoryError: no room"
+    assert rows["odd.npy"]["reason"] == "not enough memory: no room"
     for name in ("vast.npy", "vast.csv"):
         (inbox / name).unlink()
     assert main(arguments) == 0  # what failed is tried again

@@ -181,17 +181,18 @@ def options_of(*arguments: str) -> argparse.Namespace:
         (["--merge-gap", "nan"], "frame", r"--merge-gap is nan; expected seconds"),
         (["--merge-gap", "inf"], "frame", r"--merge-gap is inf; expected seconds"),
         (["--min-duration", "1"], "clip", r"--min-duration is for frame models.*leave the option out"),
+        (["--precision", "1"], "frame", r"--precision is 1\.0; expected a share between 0 and 1"),
         (["--merge-gap", "1"], "frame", r"this model has no background class; leave it out"),
     ],
 )
 def test_impossible_options_are_errors(arguments, task, message, model_spec):
     spec = dataclasses.replace(model_spec, task=task, background=None)
     with pytest.raises(LrcnError, match=message):
-        result_settings(options_of(*arguments), spec, None)
+        result_settings(options_of(*arguments), spec, "id")
 
 
 def test_options_become_settings(model_spec):
     options = options_of("--min-duration", "0.5", "--merge-gap", "1", "--export", "elan", "--export", "elan")
-    settings = result_settings(options, model_spec, 0.8, "id")
+    settings = result_settings(options, model_spec, "id")
     assert (settings.min_seconds, settings.merge_gap_seconds, settings.formats) == (0.5, 1.0, ("elan",))
     assert (settings.task, settings.background, settings.step_seconds) == ("frame", "idle", 0.1)

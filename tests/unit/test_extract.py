@@ -344,7 +344,7 @@ def test_without_order_each_video_comes_as_soon_as_it_is_done_though_its_frames_
     assert found[0] == ("quick", 3)
 
 
-def test_without_order_no_more_videos_are_under_way_than_fit_into_the_batches() -> None:
+def test_without_order_a_bounded_number_of_videos_is_under_way() -> None:
     """So many, and no more, are lost when the process is killed."""
     begun, results = [0], 0
 

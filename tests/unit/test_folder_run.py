@@ -88,7 +88,12 @@ def test_nothing_there_is_no_error_where_files_may_come(tmp_path, monkeypatch):
     with pytest.raises(LrcnError, match=r"\*.mp4: no such file or folder"):
         find_inputs(["*.mp4"])
     Path("inbox/a.mp4").touch()
-    assert find_inputs(["gone.mp4", "inbox/*.mp4"], may_come=True).reasons == {"gone.mp4": "no such file"}
+    found = find_inputs(["gone.mp4", "inbox/*.mp4"], may_come=True)
+    assert (found.paths, found.reasons) == (["inbox/a.mp4"], {})
+    assert found.notes == ["gone.mp4: no such file or folder"]
+    assert find_inputs(["gone.mp4", "inbox/*.mp4"]).reasons == {"gone.mp4": "no such file"}
+    with pytest.raises(LrcnError, match=r"gone.mp4: no such file or folder"):
+        find_inputs(["gone.mp4", "other/*.mp4"], may_come=True)
 
 
 # Shards
