@@ -14,6 +14,7 @@ from pipeline.inference.ledger import CHANGED, Ledger, file_state, model_identit
 from pipeline.inference.recognizer import Recognizer
 from pipeline.inference.results import write_results
 from pipeline.models.modelfolder import ModelSpec, read_spec
+from pipeline.modelstore import model_folder
 from pipeline.progress import Progress
 from pipeline.video.limits import Limits
 
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Answer for every file; 0 when each got a label, 1 when some did not."""
     parser = argparse.ArgumentParser(prog="lrcn predict", description=__doc__, allow_abbrev=False)
     add_input_arguments(parser)
-    parser.add_argument("--model", required=True, type=Path, help="a model folder")
+    parser.add_argument("--model", required=True, help="a model folder, models:/NAME@ALIAS, runs:/RUN_ID/model")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument(
         "--precision",
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_decoding_arguments(parser)
     options = parser.parse_args(argv)
     limits = limits_of(options)
+    options.model = model_folder(options.model)
     inputs = inputs_of(options, "predict", out=options.out)
     with locked(options.out):
         return predict_into(options, limits, inputs)
