@@ -6,6 +6,7 @@
 Importing the package loads nothing heavy; torch, av, cv2 and mlflow are imported by the modules that need them.
 """
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Recognizer":
-        from pipeline.inference.recognizer import Recognizer
-
-        return Recognizer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name != "Recognizer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # By its name, so that it is no import of every module in the package: no stage depends on it.
+    return importlib.import_module("pipeline.inference.recognizer").Recognizer
