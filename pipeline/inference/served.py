@@ -130,10 +130,11 @@ def _allowed(number: int, value: Any) -> str:
             f"row {number}: this server reads no paths; send the bytes as `video`, or start it with {VIDEO_ROOT} set "
             "to the folder that it may read"
         )
-    if not isinstance(value, str) or "\0" in value:
-        raise RequestError(f"row {number}: path is no file name; expected text")
     top = os.path.realpath(root)
-    path = os.path.realpath(os.path.join(top, value))  # noqa: PTH118 - the name stays as it is
+    try:
+        path = os.path.realpath(os.path.join(top, value))  # noqa: PTH118 - the name stays as it is
+    except (TypeError, ValueError):  # a number; a NUL or a half of a surrogate pair in it
+        raise RequestError(f"row {number}: path is no file name; expected text") from None
     if os.path.commonpath([top, path]) != top or path == top:
         raise RequestError(printable(f"row {number}: path {value} does not lie below the folder this server may read"))
     return path

@@ -285,3 +285,12 @@ def test_removing_the_cache_is_safe(logged: Any, uri: str) -> None:
     folder = model_folder(logged.address, uri)
     shutil.rmtree(cache_folder())
     assert model_folder(logged.address, uri) == folder
+
+
+@pytest.mark.slow
+def test_the_recognizer_takes_an_address(logged: Any, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import Recognizer
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with Recognizer.load("models:/store-clip@champion", device="cpu") as recognizer:
+        assert recognizer.folder == cache_folder() / logged.address.removeprefix("models:/")

@@ -203,7 +203,7 @@ def test_without_a_root_no_path_is_read(serve, root, monkeypatch) -> None:
     ):
         asked.answer([{"path": str(root / "a.npy")}])
     monkeypatch.setenv("LRCN_VIDEO_ROOT", str(root))
-    for path in (3, "a\0.npy"):
+    for path in (3, "a\0.npy", "a\ud800.npy"):
         with pytest.raises(RequestError, match="path is no file name"):
             asked.answer([{"path": path}])
 
