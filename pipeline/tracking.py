@@ -1,8 +1,8 @@
 """Experiment tracking: a run's parameters, curves, tables, figures and model in MLflow.
 
-With `trackingstore.py` (the database) and `serving.py` (the model) the only importer of mlflow, which is loaded when a
-run starts and not before. Everything that is logged is in local files first: a tracking server that is away costs at
-most 10 s and no result.
+With `trackingstore.py` (the database), `serving.py` and `modelstore.py` (models) the only importer of mlflow, which is
+loaded when a run starts and not before. Everything that is logged is in local files first: a tracking server that is
+away costs at most 10 s and no result.
 """
 
 import hashlib
@@ -379,24 +379,19 @@ def _signature() -> Any:
     MLflow decodes base64 without looking whether it is any.
     """
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import AnyType, Array, Map, Object, Property
+    from mlflow.types.schema import AnyType, Array, ColSpec, Map, Object, ParamSchema, ParamSpec, Property, Schema
 
-    segment = {
-        "start_seconds": "double", "end_seconds": "double", "label": "string", "score": "double", "sure": "boolean",
-    }  # fmt: skip
-    outputs: dict[str, Any] = {
-        "status": "string", "reason": "string", "label": "string", "score": "double", "sure": "boolean",
-        "scores": Map("double"),
-        "segments": Array(Object([Property(name, kind) for name, kind in segment.items()])),
-        "time_seconds": Array("double"),
-        "probabilities": Array(Array("double")),
-    }  # fmt: skip
-    sometimes = ("score", "sure", "time_seconds", "probabilities")
-    inputs: dict[str, Any] = {"features": AnyType(), "path": "string", "video": "string"}  # type: ignore[no-untyped-call]
+    answer = {"label": "string", "score": "double", "sure": "boolean"}
+    timed = {"start_seconds": "double", "end_seconds": "double", **answer}
+    segment = Object([Property(name, kind) for name, kind in timed.items()])
+    steps = {"time_seconds": Array("double"), "probabilities": Array(Array("double"))}
+    inputs: Any = {"features": AnyType(), "path": "string", "video": "string"}  # type: ignore[no-untyped-call]
+    outputs: Any = {"status": "string", "reason": "string", **answer}
+    outputs |= {"scores": Map("double"), "segments": Array(segment), **steps}
+    always = outputs.keys() - {"score", "sure", *steps}
     return ModelSignature(
         inputs=Schema([ColSpec(kind, name, required=False) for name, kind in inputs.items()]),
-        outputs=Schema([ColSpec(kind, name, required=name not in sometimes) for name, kind in outputs.items()]),
+        outputs=Schema([ColSpec(kind, name, required=name in always) for name, kind in outputs.items()]),
         params=ParamSchema([ParamSpec("precision", "double", 0.9), ParamSpec("timesteps", "boolean", False)]),
     )
 
