@@ -28,6 +28,7 @@ COMMANDS = {
         "pipeline.inference.probe",
         "change backgrounds, order and light of videos: does the answer change? with --config a stage",
     ),
+    "export": ("pipeline.inference.export", "a model as ONNX files, checked against PyTorch"),
     "store": ("pipeline.inference.store", "verify stored frames and features; prune what no video needs"),
     "doctor": ("pipeline.inference.doctor", "versions, codecs, GPU, weights and tracking of this installation"),
     "synthesize": (

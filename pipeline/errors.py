@@ -11,6 +11,7 @@ LrcnError
 ├── WeightsError       backbone weights are missing, damaged or of another architecture
 ├── ModelError         a model folder is damaged or incomplete
 │   └── ViewMismatch   features were made under another view than the model's
+├── RequestError       a request to a served model that is no question to it
 └── TrainingError      training cannot start or cannot go on (one class, loss not finite, ...)
 
 A message is one line: what, where, what was expected, what to do.
@@ -66,6 +67,10 @@ class ModelError(LrcnError):
 
 class ViewMismatch(ModelError):
     """Features were made under another view than the model's."""
+
+
+class RequestError(LrcnError):
+    """A request to a served model is no question to it: a wrong column, type, shape or size, or a path not allowed."""
 
 
 class TrainingError(LrcnError):

@@ -1,42 +1,65 @@
 """A model folder behind MLflow's pyfunc interface; MLflow stores this file itself beside the folder (models from code).
 
-With `tracking.py` the only importer of mlflow. Needs this package installed where the model is loaded.
+With `tracking.py`, `trackingstore.py` and `modelstore.py` the only importer of mlflow. Needs this package installed
+where the model is loaded.
 """
 
+import os
+import weakref
 from typing import Any
 
 import mlflow.models
-import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 from mlflow.pyfunc.model import PythonModel
 
-from pipeline.models.modelfolder import Model, load_model
+from pipeline.errors import LrcnError, RequestError
+from pipeline.inference.recognizer import Recognizer
+from pipeline.inference.served import Served
+from pipeline.video.limits import Limits
+
+TIMEOUT = "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"  # seconds, set by `mlflow models serve`
 
 
 class RecognizerModel(PythonModel):
-    """Feature sequences in, class probabilities out."""
+    """Rows of features, paths or videos in, a record for each out; see `Served.answer`."""
 
-    model: Model
+    _served: Served
 
     def load_context(self, context: Any) -> None:
-        """Read the model folder that was logged; raises ModelError when it is damaged."""
-        self.model = load_model(context.artifacts["model"])
+        """Read the model folder that was logged; raises ModelError when it is damaged.
 
-    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
-        """Calibrated class probabilities of a batch of videos of equal length.
+        In a server no file is read for longer than a request may take: nobody waits for its answer any more.
+        """
+        seconds = os.environ.get(TIMEOUT)
+        limits = Limits() if seconds is None else Limits(seconds_per_file=float(seconds))
+        recognizer = Recognizer.load(context.artifacts["model"], limits=limits)
+        weakref.finalize(self, recognizer.close)
+        self._served = Served(recognizer)
+
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """A record for each row.
 
         Args:
             context: unused; MLflow hands it over.
-            model_input: (B, T, D) float32, a row per timestep of the model's view; (B, T, crops, D) where the view has
-                several crops, over which the probabilities are averaged.
-            params: unused; MLflow hands it over.
-
-        Returns:
-            float32, (B, K) for a clip model, (B, T, K) for a frame model.
+            model_input: columns `features`, `path`, `video`, of which each row has one; see `Served.answer`.
+            params: `precision` and `timesteps`, see there.
 
         Raises:
-            ModelError: D is not the network's feature size, or T is 0.
+            MlflowException: INVALID_PARAMETER_VALUE (400) for a request that is none, INTERNAL_ERROR (500) when
+                nothing can be answered.
         """
-        return np.stack([self.model.predict_features(features) for features in model_input])
+        names = [str(name) for name in model_input.columns]
+        rows = [dict(zip(names, row, strict=True)) for row in model_input.itertuples(index=False, name=None)]
+        try:
+            return self._served.answer(rows, **(params or {}))
+        except RequestError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from None
+        except LrcnError as error:
+            raise MlflowException(str(error), error_code=INTERNAL_ERROR) from None
 
 
 mlflow.models.set_model(RecognizerModel())

@@ -1,8 +1,8 @@
 """Experiment tracking: a run's parameters, curves, tables, figures and model in MLflow.
 
-With `trackingstore.py` (the database) and `serving.py` (the model) the only importer of mlflow, which is loaded when a
-run starts and not before. Everything that is logged is in local files first: a tracking server that is away costs at
-most 10 s and no result.
+With `trackingstore.py` (the database), `serving.py` and `modelstore.py` (models) the only importer of mlflow, which is
+loaded when a run starts and not before. Everything that is logged is in local files first: a tracking server that is
+away costs at most 10 s and no result.
 """
 
 import hashlib
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "ensure_database", "flatten", "tracking_uri"]
 
-PACKAGES = ("torch", "safetensors", "numpy", "pandas", "pyyaml")  # what loading a model folder imports
+# What answering with a model imports.
+PACKAGES = ("torch", "torchvision", "safetensors", "numpy", "pandas", "pyyaml", "av", "opencv-python")
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS")
 FIRST_SAMPLE_SECONDS = 1.0
 SAMPLE_SHARE = 1 / 30  # of the run's age so far: a short run has samples, a long one has hundreds and not thousands
@@ -195,20 +196,15 @@ class Run:
         self,
         folder: Path,
         *,
-        feature_size: int,
-        num_classes: int,
-        per_step: bool,
-        num_crops: int = 1,
         epoch: int = 0,
         name: str = "model",
         registered_name: str | None = None,
     ) -> str | None:
-        """A model folder as an MLflow model: no pickle, any number of timesteps; its URI, None when tracking is off.
+        """A model folder as an MLflow model, without pickle; its URI, None when tracking is off.
 
-        It takes (B, T, D) float32 features, or (B, T, crops, D) where `num_crops` (the view's) is above 1, and gives
-        (B, K) class probabilities, or (B, T, K) with `per_step`. It loads wherever this package is installed. The
-        metrics of `epoch` (the one whose weights were kept) and the run's parameters stand beside it. `registered_name`
-        adds a version to the model registry.
+        It takes rows of features, of paths or of videos' bytes and gives a record for each, see pipeline/serving.py. It
+        loads wherever this package is installed. The metrics of `epoch` (the one whose weights were kept) and the run's
+        parameters stand beside it. `registered_name` adds a version to the model registry.
         """
         uris: list[str] = []
 
@@ -228,7 +224,7 @@ class Run:
                     registered_model_name=registered_name,
                     python_model=str(Path(__file__).with_name("serving.py")),
                     artifacts={"model": str(folder.absolute())},
-                    signature=_signature(feature_size, num_classes, per_step, num_crops),
+                    signature=_signature(),
                     pip_requirements=[f"{package}=={_version(package)}" for package in PACKAGES],
                     metadata={"package": f"lrcn-pipeline {_version('lrcn-pipeline')}"},
                 )
@@ -375,17 +371,28 @@ def _chunks(items: Mapping[str, Any], size: int) -> Iterator[dict[str, Any]]:
         yield {key: items[key] for key in keys[first : first + size]}
 
 
-def _signature(feature_size: int, num_classes: int, per_step: bool, num_crops: int) -> Any:
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+def _signature() -> Any:
+    """What pipeline/serving.py takes and gives.
 
-    # By hand: an inferred one fixes the number of timesteps to the example's.
-    inputs = (-1, -1, num_crops, feature_size) if num_crops > 1 else (-1, -1, feature_size)
-    outputs = (-1, -1, num_classes) if per_step else (-1, num_classes)
+    Features are of any type to MLflow and checked there: as an array of doubles it would refuse a row of integers
+    (JSON from JavaScript writes 0 for 0.0), and rows of several kinds in one request. Videos are text: for `binary`
+    MLflow decodes base64 without looking whether it is any.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, Array, ColSpec, Map, Object, ParamSchema, ParamSpec, Property, Schema
+
+    answer = {"label": "string", "score": "double", "sure": "boolean"}
+    timed = {"start_seconds": "double", "end_seconds": "double", **answer}
+    segment = Object([Property(name, kind) for name, kind in timed.items()])
+    steps = {"time_seconds": Array("double"), "probabilities": Array(Array("double"))}
+    inputs: Any = {"features": AnyType(), "path": "string", "video": "string"}  # type: ignore[no-untyped-call]
+    outputs: Any = {"status": "string", "reason": "string", **answer}
+    outputs |= {"scores": Map("double"), "segments": Array(segment), **steps}
+    always = outputs.keys() - {"score", "sure", *steps}
     return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("float32"), inputs)]),
-        outputs=Schema([TensorSpec(np.dtype("float32"), outputs)]),
+        inputs=Schema([ColSpec(kind, name, required=False) for name, kind in inputs.items()]),
+        outputs=Schema([ColSpec(kind, name, required=name in always) for name, kind in outputs.items()]),
+        params=ParamSchema([ParamSpec("precision", "double", 0.9), ParamSpec("timesteps", "boolean", False)]),
     )
 
 

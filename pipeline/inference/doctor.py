@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("torchvision", check_torchvision),
         ("gpu", check_gpu),
         ("weights", check_weights),
+        ("onnx", check_onnx),
         ("tracking", check_tracking),
     ]
     for name, check in checks:
@@ -72,6 +73,17 @@ def check_weights() -> str:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     found = sorted(path.name for path in folder.glob("*.pth")) if folder.is_dir() else []
     return f"{len(found)} file(s) in {folder}" + (f": {', '.join(found)}" if found else "")
+
+
+def check_onnx() -> str:
+    """The packages that `lrcn export` needs, which are an extra."""
+    from pipeline.inference.export import PACKAGES, require_onnx
+
+    try:
+        require_onnx()
+    except LrcnError as error:
+        return str(error)
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
 
 
 def check_tracking() -> str:

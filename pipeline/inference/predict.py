@@ -35,6 +35,7 @@ from pipeline.inference.shards import shard, take_over
 from pipeline.inference.timesteps import has_timesteps
 from pipeline.inference.watching import WATCH_SECONDS, Looks
 from pipeline.models.modelspec import ModelSpec, read_spec
+from pipeline.modelstore import model_folder
 from pipeline.threads import SIGNAL_SECONDS
 
 FOLDERS = ("frames", "thumbnails", "subtitles", "overlays", "exports", "exports/elan")  # of results, file by file
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Answer for every file; 0 when each got a label, 1 when some did not."""
     parser = argparse.ArgumentParser(prog="lrcn predict", description=__doc__, allow_abbrev=False)
     add_input_arguments(parser)
-    parser.add_argument("--model", required=True, type=Path, help="a model folder")
+    parser.add_argument("--model", required=True, help="a model folder, models:/NAME@ALIAS, runs:/RUN_ID/model")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     add_result_arguments(parser)
     add_overlay_argument(parser)
@@ -80,7 +81,8 @@ def predict(options: argparse.Namespace) -> int:
     """Bring a folder of results up to date; returns the exit code."""
     limits = limits_of(options)
     inputs = inputs_of(options, "predict", out=options.out, may_come=options.watch is not None)
-    spec, model_id = read_spec(options.model), model_identity(options.model)
+    model = model_folder(options.model)
+    spec, model_id = read_spec(model), model_identity(model)
     settings = result_settings(options, spec, model_id)
     tell = cache(lambda: tell_what_is_never_sure(spec, settings, options.precision))
 
@@ -92,7 +94,7 @@ def predict(options: argparse.Namespace) -> int:
     with (
         locked(home),
         _opened(home, model_id) as ledger,
-        Answering(options.out, ledger, options.model, options.device, options.workers, limits) as answering,
+        Answering(options.out, ledger, model, options.device, options.workers, limits) as answering,
     ):
         for folder in FOLDERS:
             sweep(options.out / folder)
@@ -122,7 +124,7 @@ def write_folder(options: argparse.Namespace, settings: ResultSettings, answers:
         threshold=settings.threshold,
         task=settings.task,
         classes=settings.classes,
-        model=str(options.model),
+        model=options.model,
         precision=options.precision,
         background=settings.background,
     )

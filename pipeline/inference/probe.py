@@ -21,6 +21,7 @@ from pipeline.files import locked
 from pipeline.inference.inputs import add_decoding_arguments, add_input_arguments, inputs_of, limits_of
 from pipeline.inference.proberesults import table_of, write_probe
 from pipeline.models.modelfolder import load_model
+from pipeline.modelstore import model_folder
 from pipeline.progress import Progress
 from pipeline.video.isolation import DecoderPool
 from pipeline.view import View
@@ -38,13 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     parser = argparse.ArgumentParser(prog="lrcn probe", description=__doc__, allow_abbrev=False)
     add_input_arguments(parser)
-    parser.add_argument("--model", required=True, type=Path, help="a model folder")
+    parser.add_argument("--model", required=True, help="a model folder, models:/NAME@ALIAS, runs:/RUN_ID/model")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--seed", type=int, default=0, help="of the backgrounds that are borrowed (default 0)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add_decoding_arguments(parser)
     options = parser.parse_args(argv)
     limits = limits_of(options)
+    options.model = model_folder(options.model)
     inputs = inputs_of(options, "probe", out=options.out)
     model = load_model(options.model, str(choose_device(options.device)))
     backbone = read_backbone(options.model / "backbone.safetensors")

@@ -15,6 +15,7 @@ from pipeline.inference.answers import Answer, Segment, Status, Timesteps, Video
 from pipeline.inference.given import read_given
 from pipeline.inference.segments import segments_of, timesteps_of_windows
 from pipeline.models.modelfolder import Model, load_model
+from pipeline.modelstore import model_folder
 from pipeline.video.isolation import DecoderPool, IsolatedReader
 from pipeline.video.limits import Limits
 from pipeline.video.reader import Frame
@@ -57,12 +58,12 @@ class Recognizer:
         workers: int = 0,
         limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> "Recognizer":
-        """Read a model folder.
+        """Read a model: a folder, or an address in MLflow such as `models:/NAME@ALIAS` (see `model_folder`).
 
         device: `auto`, `cpu` or `cuda`. workers: videos decoded at a time; 0 = one per core. limits: for one file.
-        Raises ModelError when the folder is missing, incomplete or damaged, and ConfigError for `cuda` without a GPU.
+        Raises ModelError when the model is missing, incomplete or damaged, and ConfigError for `cuda` without a GPU.
         """
-        folder = Path(model)
+        folder = model_folder(model)
         return cls(load_model(folder, str(choose_device(device))), folder, workers, limits)
 
     def predict(self, path: str | Path) -> Answer:

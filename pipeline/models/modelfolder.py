@@ -222,12 +222,8 @@ def save_model(folder: Path, model: Model, backbone_file: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load_model(folder: Path | str, device: str = "cpu") -> Model:
-    """Read a model folder and check every hash in it.
-
-    Raises:
-        ModelError: the folder is missing, incomplete, damaged, or of another format.
-    """
+def verify_model(folder: Path | str) -> ModelSpec:
+    """What a model folder's `model.yaml` says, every file having the hash that stands there; else raises ModelError."""
     folder = Path(folder)
     spec, hashes = read_description(folder)
     for name in FILES:
@@ -237,6 +233,17 @@ def load_model(folder: Path | str, device: str = "cpu") -> Model:
             raise ModelError(
                 f"{folder / name}: its SHA-256 is not the one in model.yaml: the file is damaged or was exchanged"
             )
+    return spec
+
+
+def load_model(folder: Path | str, device: str = "cpu") -> Model:
+    """Read a model folder and check every hash in it.
+
+    Raises:
+        ModelError: the folder is missing, incomplete, damaged, or of another format.
+    """
+    folder = Path(folder)
+    spec = verify_model(folder)
     try:
         network = RecurrentClassifier(num_classes=len(spec.classes), **spec.architecture)
         network.load_state_dict(load_file(folder / FILES[0]))

@@ -141,14 +141,7 @@ def train_one(options: StageOptions, world: World) -> None:
         svgs = training_figures(folder.name, pd.DataFrame(history), by_distance)
         run.log_folder(write_figures(folder / "figures", svgs), "figures")
         run.log_dict(experiment.model_dump(mode="json"), "config.yaml")
-        run.log_model(
-            folder / "model",
-            feature_size=backbone.feature_size,
-            num_classes=len(classes),
-            per_step=options.task == "frame",
-            num_crops=stream.view.crops,
-            epoch=int(best["epoch"]),
-        )
+        run.log_model(folder / "model", epoch=int(best["epoch"]))
         facts = {"run_id": run.run_id, "experiment": options.name, "name": folder.name}
         write_json(folder / "mlflow_run.json", facts)
     checkpoint.remove()

@@ -221,13 +221,14 @@ def test_the_run_says_what_was_trained_on_what(built):
 
 def test_the_logged_model_predicts_in_another_process(built):
     code = (
-        "import json, sys, mlflow, numpy as np\n"
+        "import json, sys, mlflow, numpy as np, pandas as pd\n"
         "mlflow.set_tracking_uri(sys.argv[1])\n"
         "run_id = json.load(open(sys.argv[2]))['run_id']\n"
         "(model,) = mlflow.get_run(run_id).outputs.model_outputs\n"
         "loaded = mlflow.pyfunc.load_model(f'models:/{model.model_id}')\n"
         "x = np.random.default_rng(0).normal(size=(2, 9, 512)).astype(np.float32)\n"
-        "print(json.dumps(loaded.predict(x).tolist()))\n"
+        "records = loaded.predict(pd.DataFrame({'features': x.tolist()}), params={'timesteps': True})\n"
+        "print(json.dumps([record['probabilities'] for record in records]))\n"
     )
     folder = built / "artifacts/toy/trainings/frame-rgb-fold1-seed0"
     environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

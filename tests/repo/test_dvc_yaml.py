@@ -1,6 +1,7 @@
 """dvc.yaml lists everything a stage reads: DVC does not look into imports."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ def module_file(name: str) -> Path | None:
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
+def running_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """As ast.walk, without what only type checkers read."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
+            yield from running_nodes(child)
+
+
 def import_closure(entry: str) -> set[str]:
     """Files under pipeline/ that importing `entry` reads, found by parsing, not by running."""
     todo, seen = [entry], set()
@@ -32,7 +41,7 @@ def import_closure(entry: str) -> set[str]:
         seen.add(path)
         parent = name.rpartition(".")[0]
         todo += [parent] if parent else []
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in running_nodes(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:

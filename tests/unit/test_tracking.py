@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -16,15 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from pipeline import trackingstore
 from pipeline.errors import ModelError
 from pipeline.metricnames import clean_names, flatten
-from pipeline.models.modelfolder import Model, ModelSpec, save_model
-from pipeline.models.recurrent import RecurrentClassifier
+from pipeline.models.modelfolder import Model
 from pipeline.tracking import Run, ensure_database, tracking_uri
-from pipeline.view import View
 
 pytestmark = [
     # MLflow's own type hints (said when mlflow.pyfunc is imported) and its own use of SQLAlchemy.
@@ -41,31 +37,6 @@ def _own_environment() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database as MLflow wants it, made once: making one takes seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    path.with_name("mlflow.db.new").write_bytes(b"what a killed process left")
-    trackingstore.apply_settings()
-    ensure_database(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture(scope="module")
-def uri(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A database shared by the tests that only add runs to it."""
-    root = tmp_path_factory.mktemp("a project")
-    shutil.copyfile(migrated, root / "mlflow.db")
-    return f"sqlite:///{root}/mlflow.db"
-
-
-@pytest.fixture
-def own_uri(migrated: Path, tmp_path: Path) -> str:
-    """A database of the test's own."""
-    shutil.copyfile(migrated, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path}/mlflow.db"
 
 
 def start(uri: str, **params: object) -> Run:
@@ -351,7 +322,7 @@ def use_everything(run: Run, folder: Path) -> None:
     run.log_dict({}, "d.json")
     run.log_file(folder)
     run.log_dataset(pd.DataFrame({"a": ["1"]}), "s", "n", "test")
-    assert run.log_model(folder, feature_size=1, num_classes=2, per_step=False) is None
+    assert run.log_model(folder) is None
 
 
 def test_tracking_can_be_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -470,26 +441,9 @@ def test_several_first_starts_at_once(tmp_path: Path) -> None:
 # Models
 
 
-@pytest.fixture
-def make_model(tmp_path: Path) -> Callable[[str], Model]:
-    def make(task: str) -> Model:
-        torch.manual_seed(0)
-        sizes: dict[str, Any] = {"feature_size": 5, "cell": "lstm", "hidden_size": 4, "num_layers": 1}
-        sizes |= {"bidirectional": False, "input_dropout": 0.0, "dropout": 0.5}
-        background = "idle" if task == "frame" else None
-        view = View(fps=10.0, short_side=96, crop=96)
-        spec = ModelSpec(task, ("idle", "走る"), background, sizes, view, "any", "key", {})  # type: ignore[arg-type]
-        (tmp_path / "backbone.safetensors").write_bytes(b"not read here")
-        model = Model(spec, RecurrentClassifier(num_classes=2, **sizes), tmp_path / f"{task} model")
-        save_model(tmp_path / f"{task} model", model, tmp_path / "backbone.safetensors")
-        return model
-
-    return make
-
-
-@pytest.mark.parametrize(("task", "shapes"), [("clip", [(3, 2), (1, 2)]), ("frame", [(3, 7, 2), (1, 40, 2)])])
-def test_a_logged_model_loads_without_pickle_and_takes_any_length(
-    uri: str, make_model: Callable[[str], Model], task: str, shapes: list[tuple[int, ...]]
+@pytest.mark.parametrize("task", ["clip", "frame"])
+def test_a_logged_model_loads_without_pickle_and_answers_rows(
+    uri: str, make_model: Callable[..., Model], task: str
 ) -> None:
     import mlflow
 
@@ -498,7 +452,7 @@ def test_a_logged_model_loads_without_pickle_and_takes_any_length(
     with start(uri, lr=0.1) as run:
         run.log_epoch({"val_loss": 0.9}, 0)
         run.log_epoch({"val_loss": 0.4}, 1)
-        name = run.log_model(model.folder, feature_size=5, num_classes=2, per_step=task == "frame", epoch=1)
+        name = run.log_model(model.folder, epoch=1)
         assert "MLFLOW_TRACKING_URI" not in os.environ
     assert name
 
@@ -513,43 +467,34 @@ def test_a_logged_model_loads_without_pickle_and_takes_any_length(
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     with trackingstore.current(uri):
         loaded = mlflow.pyfunc.load_model(name)
-    for (batch, steps), shape in zip([(3, 7), (1, 40)], shapes, strict=True):
-        features = np.random.default_rng(0).normal(size=(batch, steps, 5)).astype(np.float32)
-        scores = loaded.predict(features)
-        assert scores.shape == shape
-        np.testing.assert_allclose(scores, [model.predict_features(video) for video in features], atol=1e-6)
-    with pytest.raises(mlflow.MlflowException, match="shape"):
-        loaded.predict(np.zeros((1, 7, 6), np.float32))
+    videos = [np.random.default_rng(0).normal(size=(steps, 5)).astype(np.float32) for steps in (7, 40)]
+    records = loaded.predict(
+        pd.DataFrame({"features": [video.tolist() for video in videos]}), params={"timesteps": task == "frame"}
+    )
+    for record, video in zip(records, videos, strict=True):
+        expected = model.predict_features(video)
+        if task == "clip":
+            np.testing.assert_allclose(list(record["scores"].values()), expected, atol=1e-6)
+        else:
+            np.testing.assert_allclose(record["probabilities"], expected, atol=1e-6)
+    with pytest.raises(mlflow.MlflowException, match=r"row 0: features are of shape \(1, 6\); expected .*\(T, 5\)"):
+        loaded.predict(pd.DataFrame({"features": [[[0.0] * 6]]}))
+    with pytest.raises(mlflow.MlflowException, match="precision"):
+        loaded.predict(pd.DataFrame({"features": [videos[0].tolist()]}), params={"precision": "high"})
 
 
-def test_a_logged_model_of_ten_crops_takes_ten_vectors_a_timestep(uri: str, make_model: Callable[[str], Model]) -> None:
-    import mlflow
-
-    model = make_model("clip")
-    assert model.folder
-    with start(uri) as run:
-        name = run.log_model(model.folder, feature_size=5, num_classes=2, per_step=False, num_crops=10)
-    with trackingstore.current(uri):
-        loaded = mlflow.pyfunc.load_model(name)
-    features = np.random.default_rng(0).normal(size=(3, 7, 10, 5)).astype(np.float32)
-    each = [[model.predict_features(video[:, crop]) for crop in range(10)] for video in features]
-    np.testing.assert_allclose(loaded.predict(features), np.mean(each, axis=1), atol=1e-6)
-    with pytest.raises(mlflow.MlflowException, match="shape"):
-        loaded.predict(features[:, :, 0])
-
-
-def test_a_model_can_be_registered(uri: str, make_model: Callable[[str], Model]) -> None:
+def test_a_model_can_be_registered(uri: str, make_model: Callable[..., Model]) -> None:
     import mlflow
 
     folder = make_model("clip").folder
     assert folder
     with start(uri) as run:
-        run.log_model(folder, feature_size=5, num_classes=2, per_step=False, registered_name="demo-clip")
+        run.log_model(folder, registered_name="demo-clip")
     (version,) = mlflow.MlflowClient(uri, uri).search_model_versions("name='demo-clip'")
     assert (version.version, version.run_id) in [(1, run.run_id), ("1", run.run_id)]
 
 
-def test_serving_refuses_a_damaged_folder(make_model: Callable[[str], Model]) -> None:
+def test_serving_refuses_a_damaged_folder(make_model: Callable[..., Model]) -> None:
     from mlflow.pyfunc.model import PythonModelContext
 
     from pipeline.serving import RecognizerModel
@@ -559,3 +504,16 @@ def test_serving_refuses_a_damaged_folder(make_model: Callable[[str], Model]) ->
     (folder / "model.safetensors").write_bytes(b"other")
     with pytest.raises(ModelError, match="SHA-256 is not the one"):
         RecognizerModel().load_context(PythonModelContext({"model": str(folder)}, None))
+
+
+def test_a_server_gives_a_video_no_longer_than_a_request_may_take(
+    make_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.pyfunc.model import PythonModelContext
+
+    from pipeline.serving import RecognizerModel
+
+    monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "45")
+    served = RecognizerModel()
+    served.load_context(PythonModelContext({"model": str(make_model("clip").folder)}, None))
+    assert served._served._recognizer._limits.seconds_per_file == 45

@@ -1,0 +1,230 @@
+"""Models by address: a folder, or what MLflow keeps, fetched once into a folder of the user's cache.
+
+Loads mlflow only for an address. Of an MLflow model nothing is fetched but the model folder in it: no code, no pickle.
+"""
+
+import os
+import re
+import shutil
+import time
+import uuid
+import warnings
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import yaml
+
+from pipeline.errors import ModelError
+from pipeline.files import explaining_full_disk
+from pipeline.models.modelfolder import verify_model
+from pipeline.trackingstore import (
+    OFF,
+    answers,
+    apply_settings,
+    current,
+    ensure_database,
+    patience,
+    sqlite_path,
+    tracking_uri,
+)
+
+ADDRESS = re.compile(r"(models|runs):/+(?P<rest>.*)", re.DOTALL)
+MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
+FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, models:/m-ID, runs:/RUN_ID/NAME, or a model folder"
+TROUBLE_LETTERS = 200  # of what MLflow says
+ABANDONED_SECONDS = 24 * 3600.0  # a download that began before that belongs to nobody any more
+
+
+class _Found(NamedTuple):
+    """Where a model lies: `key`, unique and never given twice, and the URI of its files."""
+
+    key: str
+    location: str
+
+
+def model_folder(model: str | Path, uri: str | None = None) -> Path:
+    """The local folder of a model.
+
+    A folder is taken as it is. Names, aliases and runs are looked up in MLflow each time, so that an alias that moved
+    is seen at once; what they lead to is fetched once into `cache_folder()`, its hashes checked then and at each use.
+    A model given by its id is not looked up when it is in the cache: what an id stands for does not change.
+
+    uri: where MLflow keeps its runs; None = as everywhere, see `tracking_uri`.
+
+    Raises:
+        ModelError: no such model, no answer from the server, or a model that is not of this package.
+    """
+    address = str(model)
+    form = ADDRESS.fullmatch(address)
+    if form is None:
+        return Path(model)
+    given_id = form["rest"] if address.startswith("models:") and MODEL_ID.fullmatch(form["rest"]) else ""
+    if given_id and _is_whole(cache_folder() / given_id):
+        return cache_folder() / given_id
+    uri = tracking_uri(Path()) if uri is None else uri
+    _require_store(address, uri)
+    try:
+        with warnings.catch_warnings():
+            for kind in (DeprecationWarning, FutureWarning, UserWarning):  # about MLflow's own insides
+                warnings.simplefilter("ignore", kind)
+            return _fetched(address, uri)
+    except _troubles() as error:
+        said = " ".join(str(error).split())[:TROUBLE_LETTERS]
+        raise ModelError(f"{address}: not found in {_shown(uri)} ({said}); expected {FORMS}") from None
+
+
+def cache_folder() -> Path:
+    """Where fetched models are kept, a folder each, named by the model's id: safe to delete at any time."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "lrcn-pipeline" / "models"
+
+
+def _fetched(address: str, uri: str) -> Path:
+    import mlflow
+
+    ensure_database(uri)
+    found = _look_up(mlflow.MlflowClient(uri, uri), address)
+    folder = cache_folder() / found.key
+    if not _is_whole(folder):
+        with explaining_full_disk(folder):
+            _fetch(address, found.location, folder, uri)
+    return folder
+
+
+def _look_up(client: Any, address: str) -> _Found:
+    """What an address stands for now."""
+    kind, _, rest = address.partition(":")
+    parts = rest.strip("/").split("/")
+    if kind == "runs":
+        return _of_run(client, address, parts)
+    if len(parts) == 1 and "@" not in parts[0]:
+        return _Found(parts[0], str(client.get_logged_model(parts[0]).artifact_location))
+    if len(parts) == 1:
+        name, _, alias = parts[0].rpartition("@")
+        version = client.get_model_version_by_alias(name, alias)
+    elif len(parts) == 2 and parts[1].isdecimal():
+        version = client.get_model_version(*parts)
+    else:
+        raise ModelError(f"{address}: not an address of a model; expected {FORMS}")
+    source = re.fullmatch(f"models:/+({MODEL_ID.pattern})", version.source or "")
+    if source:
+        return _Found(source[1], str(client.get_logged_model(source[1]).artifact_location))
+    # Registered by other means than this package's; the time tells it from a namesake that was deleted.
+    facts = f"{client.tracking_uri} {version.name} {version.version} {version.creation_timestamp}"
+    location = client.get_model_version_download_uri(version.name, version.version)
+    return _Found("v-" + sha256(facts.encode()).hexdigest()[:32], str(location))
+
+
+def _of_run(client: Any, address: str, parts: list[str]) -> _Found:
+    """The model that a run logged last under a name."""
+    if len(parts) != 2:
+        raise ModelError(f"{address}: not an address of a run's model; expected runs:/RUN_ID/NAME")
+    outputs = client.get_run(parts[0]).outputs
+    logged = [client.get_logged_model(output.model_id) for output in (outputs.model_outputs if outputs else [])]
+    named = sorted((model for model in logged if model.name == parts[1]), key=lambda model: model.creation_timestamp)
+    if not named:
+        others = ", ".join(sorted({model.name for model in logged})) or "none"
+        raise ModelError(f"{address}: the run has no model of this name; expected one of its models: {others}")
+    return _Found(named[-1].model_id, str(named[-1].artifact_location))
+
+
+def _fetch(address: str, location: str, folder: Path, uri: str) -> None:
+    """Fetch the model folder inside an MLflow model; it appears whole or not at all."""
+    from mlflow.artifacts import download_artifacts
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder.parent)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    temporary.mkdir()
+    try:
+        with current(uri), patience():  # as artifacts behind the tracking server itself are addressed
+            description = download_artifacts(f"{location}/MLmodel", dst_path=str(temporary), tracking_uri=uri)
+            inside = _path_inside(address, Path(description))
+            got = Path(
+                download_artifacts(f"{location}/{inside}", dst_path=str(temporary / "fetched"), tracking_uri=uri)
+            )
+        try:
+            verify_model(got)
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(got), address)) from None
+        if folder.exists():  # damaged, or finished by another process meanwhile
+            if _is_whole(folder):
+                return
+            shutil.rmtree(folder)
+        with suppress(OSError):  # not empty: another process was first
+            got.replace(folder)
+        verify_model(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _path_inside(address: str, description: Path) -> PurePosixPath:
+    """Where the model folder lies in an MLflow model, by its `MLmodel` file."""
+    try:
+        text = yaml.safe_load(description.read_text(encoding="utf-8"))
+        path = PurePosixPath(text["flavors"]["python_function"]["artifacts"]["model"]["path"])
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{address}: not a model of this package (its MLmodel file names no artifact `model`); expected one that "
+            "`train` logged"
+        ) from error
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ModelError(f"{address}: its MLmodel file leads out of the model ({path}); it may have been tampered with")
+    return path
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a model lies there whose files have the hashes that it states."""
+    try:
+        verify_model(folder)
+    except (ModelError, OSError):
+        return False
+    return True
+
+
+def _sweep(folder: Path) -> None:
+    """Remove downloads whose processes were killed long ago."""
+    for path in folder.glob(".*.tmp"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _require_store(address: str, uri: str) -> None:
+    """Raise ModelError where there is no tracking, no database or no server to ask."""
+    if uri == OFF:
+        raise ModelError(
+            f"{address}: MLFLOW_TRACKING_URI is `off`; set it to where the model is kept, or name a folder"
+        )
+    path = sqlite_path(uri)
+    if path is not None and not path.is_file():
+        raise ModelError(
+            f"{address}: no database {path} to look it up in; run from the project's folder, set MLFLOW_TRACKING_URI, "
+            "or name a model folder"
+        )
+    apply_settings()
+    if not answers(uri):
+        raise ModelError(
+            f"{address}: no answer from {_shown(uri)}, and what this address stands for may have changed; try again "
+            "when the server is back, or name a model folder or models:/m-ID that was fetched before"
+        )
+
+
+def _troubles() -> tuple[type[Exception], ...]:
+    """What MLflow raises where it cannot answer."""
+    import alembic.util
+    import mlflow
+    import requests
+    import sqlalchemy.exc
+
+    return (
+        mlflow.MlflowException, sqlalchemy.exc.SQLAlchemyError, alembic.util.CommandError, requests.RequestException,
+        OSError,
+    )  # fmt: skip
+
+
+def _shown(uri: str) -> str:
+    """A tracking URI without the user and password in it."""
+    return re.sub(r"//[^/@\s]+@", "//", uri)
