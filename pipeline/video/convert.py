@@ -57,11 +57,10 @@ class Converter:
     BT.601, limited, whatever the size. Alpha is dropped.
     """
 
-    def __init__(self, orientation: Orientation, width: int, height: int, short_side: int) -> None:
-        """Take the orientation, and the first picture's width and height in pixels as stored."""
+    def __init__(self, orientation: Orientation, size: tuple[int, int]) -> None:
+        """Take the orientation, and width and height of the upright frames to be made, both even; see output_size."""
         self._orientation = orientation
-        upright = output_size(*orientation.upright(width, height), short_side)
-        self._width, self._height = orientation.upright(*upright)
+        self._width, self._height = orientation.upright(*size)
         self._reformatter = VideoReformatter()
 
     def try_convert(self, frame: VideoFrame) -> I420 | None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pipeline.errors import RejectedVideo
 from pipeline.video.codecs import missing_codecs
-from pipeline.video.convert import Converter
+from pipeline.video.convert import Converter, output_size
 from pipeline.video.decode import DecodedFrame, Decoder
 from pipeline.video.header import VideoHeader, read_header
 from pipeline.video.i420 import I420, i420_to_rgb
@@ -105,7 +105,9 @@ class VideoReader:
         early: I420 | None = None
         for frame in self._decoder:
             if converter is None or waiting is None:
-                converter = Converter(self._decoder.orientation, frame.picture.width, frame.picture.height, short_side)
+                orientation, picture = self._decoder.orientation, frame.picture
+                size = output_size(*orientation.upright(picture.width, picture.height), short_side)
+                converter = Converter(orientation, size)
                 step = 0.0
             else:
                 covered = grid.feed(frame.time_seconds)
