@@ -80,7 +80,7 @@ def predict_into(options: argparse.Namespace, limits: Limits, inputs: Inputs) ->
     return 1 if counts["rejected"] + counts["failed"] else 0
 
 
-def threshold_of(spec: ModelSpec, precision: float) -> float | None:
+def threshold_of(spec: ModelSpec, precision: float, command: str = "predict") -> float | None:
     """The model's threshold for a wanted precision; says on stderr when it has none, so that no answer is sure."""
     if not 0 < precision < 1:
         raise LrcnError(f"--precision is {precision}; expected a share between 0 and 1, such as 0.9")
@@ -89,7 +89,7 @@ def threshold_of(spec: ModelSpec, precision: float) -> float | None:
         reached = [f"{wanted:g}" for wanted, at in spec.calibration.thresholds if at is not None]
         advice = f"it reaches {reached[-1]}: --precision {reached[-1]}" if reached else "it reaches none"
         print(
-            f"predict: no answer is called sure: on the validation side the model reached no precision of "
+            f"{command}: no answer is called sure: on the validation side the model reached no precision of "
             f"{precision:g} ({advice})",
             file=sys.stderr,
         )

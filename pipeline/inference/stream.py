@@ -5,6 +5,7 @@ stream on standard input. Nothing is queued: what comes while the machine is bus
 """
 
 import argparse
+import contextlib
 import json
 import signal
 import sys
@@ -17,13 +18,14 @@ import numpy as np
 from pipeline.discovery import printable
 from pipeline.errors import LrcnError, VideoError
 from pipeline.inference.live import LiveAnswer
+from pipeline.inference.liveoverlay import LiveOverlay
 from pipeline.inference.predict import threshold_of
 from pipeline.inference.recognizer import Recognizer
 from pipeline.inference.results import DIGITS, is_sure
 from pipeline.video.feed import Event, Feed, FeedFrame, live_limits
 from pipeline.video.isolation import DecoderPool
 from pipeline.video.limits import Limits
-from pipeline.video.live import WALL, find_source
+from pipeline.video.live import WALL, LiveSource, find_source
 from pipeline.video.reader import Frame
 
 MAX_DELAY_MS = 100_000
@@ -54,6 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--max-memory", type=int, default=Limits().memory_bytes // 2**20, metavar="MB",
         help=f"lose the source when decoding needs more memory (default {Limits().memory_bytes // 2**20})",
     )  # fmt: skip
+    parser.add_argument(
+        "--overlay",
+        type=Path,
+        metavar="FILE.mp4",
+        help="also write what the model sees, with its answers drawn over it",
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     options = parser.parse_args(argv)
     for name in ("timeout", "max_memory", "give_up"):
@@ -65,19 +73,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if options.fast and source.kind != "file":
         raise LrcnError(f"--fast reads a file; {source.name} comes as fast as it does: leave it away")
+    try:
+        return stream_source(source, options)
+    except KeyboardInterrupt as stop:
+        return 128 + int(stop.args[0] if stop.args else signal.SIGINT)
+
+
+def stream_source(source: LiveSource, options: argparse.Namespace) -> int:
+    """Follow the source to its end; returns the exit code."""
+    overlay = None if options.overlay is None else LiveOverlay(options.overlay, source)
     with Recognizer.load(options.model, device=options.device, workers=1) as recognizer:
         spec = recognizer.model.spec
         list(recognizer.stream(()))  # a model that cannot stream says so before anything is opened
-        log = _Log(threshold_of(spec, options.precision), options.changes, waits_for_windows=spec.longest_steps > 0)
+        threshold = threshold_of(spec, options.precision, "stream")
+        log = _Log(threshold, options.changes, waits_for_windows=spec.longest_steps > 0)
         limits = live_limits(options.max_memory * 2**20, source.timeout_seconds)
-        feed = Feed(
-            DecoderPool(limits), source, spec.view.fps, spec.view.short_side, give_up_seconds=options.give_up
-        )  # fmt: skip
+        view, give_up = spec.view, options.give_up
+        feed = Feed(DecoderPool(limits), source, view.fps, view.short_side, give_up_seconds=give_up)
         try:
-            with feed:
-                end = follow_feed(recognizer, feed, log)
-        except KeyboardInterrupt as stop:
-            return 128 + int(stop.args[0] if stop.args else signal.SIGINT)
+            with feed, overlay.drawing(spec, threshold) if overlay else contextlib.nullcontext():
+                end = follow_feed(recognizer, feed, log, overlay)
         finally:
             print(f"stream: {log.summary(feed.num_dropped)}", file=sys.stderr)
     if end.failed:
@@ -85,16 +100,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not log.num_answers:
             raise VideoError(message)
         print(f"stream: {message}", file=sys.stderr)
-    return 1 if end.failed else 0
+    return 1 if end.failed or (overlay and overlay.failed) else 0
 
 
-def follow_feed(recognizer: Recognizer, feed: Feed, log: "_Log") -> Event:
+def follow_feed(recognizer: Recognizer, feed: Feed, log: "_Log", overlay: LiveOverlay | None = None) -> Event:
     """Print answers and events until the source ends; after a gap the carried state begins afresh."""
     items = iter(feed)
     while True:
         connection = _Connection(items)
         for answer in recognizer.stream(connection):
             log.answer(answer, connection.latest, feed.num_dropped)
+            if overlay:
+                overlay.write(answer, connection.latest)
         event = connection.event
         assert event is not None  # only an event ends a connection
         log.event(event)

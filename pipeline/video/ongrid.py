@@ -6,7 +6,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from pipeline.video.convert import Converter
+from pipeline.video.convert import Converter, output_size
 from pipeline.video.orientation import Orientation
 from pipeline.video.reader import Frame, check_grid
 from pipeline.video.sampling import LONGEST_STEP_SECONDS, TimeGrid
@@ -32,7 +32,7 @@ def frames_on_grid(pictures: Iterable[tuple[float, NDArray[np.uint8]]], fps: flo
         if not before <= now <= before + LONGEST_STEP_SECONDS:
             raise ValueError(f"frame {number} comes at {seconds} s, after {first + before} s; expected times that grow")
         if converter is None or waiting is None:
-            converter = Converter(Orientation(), picture.width, picture.height, short_side)
+            converter = Converter(Orientation(), output_size(picture.width, picture.height, short_side))
         else:
             yield from _frames(waiting, grid.feed(now), converter, fps)
             step = now - before
