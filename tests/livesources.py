@@ -12,11 +12,11 @@ TS_PACKET_BYTES = 188
 PIECE_SECONDS = 0.05
 
 
-def pieces(path: Path, seconds: float) -> list[bytes]:
-    """A file's bytes in so many equal pieces of whole transport packets as it has pieces of time."""
+def pieces(path: Path, seconds: float, packet_bytes: int = TS_PACKET_BYTES) -> list[bytes]:
+    """A file's bytes in so many equal pieces of whole packets as it has pieces of time."""
     data = path.read_bytes()
     count = round(seconds / PIECE_SECONDS)
-    size = -(-len(data) // count // TS_PACKET_BYTES) * TS_PACKET_BYTES
+    size = -(-len(data) // count // packet_bytes) * packet_bytes
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 
@@ -24,7 +24,7 @@ class Server:
     """Answers each connection in a thread: `answer(connection, request)`. Counts the requests in `paths`."""
 
     def __init__(self, streams: list[list[bytes]], content_type: str = "video/mp2t") -> None:
-        """streams: one for each connection, sent piece by piece and broken off; the last one again and again."""
+        """streams: one for each connection, sent piece by piece and broken off; behind the last one nobody answers."""
         self._streams, self._type = streams, content_type
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -42,14 +42,18 @@ class Server:
 
     def close(self) -> None:
         self.closed.set()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # or `accept` would go on waiting
         self._listener.close()
 
     def next_stream(self) -> Iterator[bytes]:
-        stream = self._streams[min(self.served, len(self._streams) - 1)]
+        stream = self._streams[self.served]
         self.served += 1
+        if self.served == len(self._streams):
+            self._listener.shutdown(socket.SHUT_RDWR)
         begin = time.monotonic()
         for number, piece in enumerate(stream):
-            self.closed.wait(max(0.0, begin + number * PIECE_SECONDS - time.monotonic()))
+            time.sleep(max(0.0, begin + number * PIECE_SECONDS - time.monotonic()))
             yield piece
 
     def _answer(self, connection: socket.socket) -> None:

@@ -7,6 +7,7 @@ stream on standard input. Nothing is queued: what comes while the machine is bus
 import argparse
 import contextlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline.discovery import printable
 from pipeline.errors import LrcnError, VideoError
@@ -29,6 +31,7 @@ from pipeline.video.live import WALL, LiveSource, find_source
 from pipeline.video.reader import Frame
 
 MAX_DELAY_MS = 100_000
+MAX_THREADS = 4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def stream_source(source: LiveSource, options: argparse.Namespace) -> int:
     """Follow the source to its end; returns the exit code."""
     overlay = None if options.overlay is None else LiveOverlay(options.overlay, source)
-    with Recognizer.load(options.model, device=options.device, workers=1) as recognizer:
+    with computing_threads(), Recognizer.load(options.model, device=options.device, workers=1) as recognizer:
         spec = recognizer.model.spec
         list(recognizer.stream(()))  # a model that cannot stream says so before anything is opened
         threshold = threshold_of(spec, options.precision, "stream")
@@ -101,6 +104,18 @@ def stream_source(source: LiveSource, options: argparse.Namespace) -> int:
             raise VideoError(message)
         print(f"stream: {message}", file=sys.stderr)
     return 1 if end.failed or (overlay and overlay.failed) else 0
+
+
+@contextlib.contextmanager
+def computing_threads() -> Iterator[None]:
+    """All cores but one compute a frame, MAX_THREADS at most: the decoder needs one, and a thread that waits for
+    another, which has to wait for its core, makes a frame take many times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(max(len(os.sched_getaffinity(0)) - 1, 1), MAX_THREADS))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def follow_feed(recognizer: Recognizer, feed: Feed, log: "_Log", overlay: LiveOverlay | None = None) -> Event:
