@@ -5,7 +5,8 @@ LrcnError
 ├── DataError          a card, table, label or split that cannot be used
 │   └── LeakError      the same recording on two sides of a split
 ├── VideoError         one video file
-│   └── RejectedVideo  no usable frame can be had from it
+│   ├── RejectedVideo  no usable frame can be had from it
+│   └── SoundError     its sound cannot be written as it is
 ├── StoreError         a stored file is damaged or of other parameters, or cannot be written (disk full, in use)
 ├── WeightsError       backbone weights are missing, damaged or of another architecture
 ├── ModelError         a model folder is damaged or incomplete
@@ -45,6 +46,10 @@ class RejectedVideo(VideoError):
     def __init__(self, reason: str, is_transient: bool = False) -> None:
         super().__init__(reason)
         self.is_transient = is_transient
+
+
+class SoundError(VideoError):
+    """The sound of a file cannot be written into another one as it is, while the pictures may be."""
 
 
 class StoreError(LrcnError):

@@ -5,12 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.errors import LrcnError
 from pipeline.files import locked
 from pipeline.inference.answers import Answer
 from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
 from pipeline.inference.ledger import CHANGED, Ledger, file_state, model_identity
+from pipeline.inference.overlays import NO_OVERLAY, add_overlay_argument, prune_overlays, update_overlays
 from pipeline.inference.recognizer import Recognizer
 from pipeline.inference.results import write_results
 from pipeline.models.modelfolder import ModelSpec, read_spec
@@ -31,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="answers are called sure from the score on at which so many of them were right (default 0.9)",
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    add_overlay_argument(parser)
     add_decoding_arguments(parser)
     options = parser.parse_args(argv)
     limits = limits_of(options)
@@ -64,7 +67,17 @@ def predict_into(options: argparse.Namespace, limits: Limits, inputs: Inputs) ->
         Answer(path, "rejected", inputs.reasons[path]) if path in inputs.reasons else ledger.answers[path][1]
         for path in inputs.paths
     ]
-    write_results(options.out, answers_in_order, threshold_of(spec, options.precision), spec.task)
+    threshold = threshold_of(spec, options.precision)
+    write_results(options.out, answers_in_order, threshold, spec.task)
+    said = []
+    if options.overlay:
+        workers = num_workers(options.workers)
+        said = update_overlays(
+            options.out, answers_in_order, threshold=threshold, task=spec.task, limits=limits, workers=workers
+        )
+    else:
+        prune_overlays(options.out, answers_in_order, threshold=threshold, task=spec.task)
+    num_without = sum(note.startswith(NO_OVERLAY) for _, note in said)
     counts = {
         status: sum(answer.status == status for answer in answers_in_order)
         for status in ("ok", "damaged", "rejected", "failed")
@@ -72,11 +85,14 @@ def predict_into(options: argparse.Namespace, limits: Limits, inputs: Inputs) ->
     print(
         f"predict: {len(inputs.paths)} file(s), {len(todo)} looked at now: "
         + ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+        + (f", {num_without} without overlay" if num_without else "")
         + printable(f"; see {options.out / 'results.csv'}")
     )
     for answer in answers_in_order:
         if answer.status in ("rejected", "failed"):
             print(printable(f"predict: {answer.path}: {answer.status}: {answer.reason}"), file=sys.stderr)
+    for path, note in said:
+        print(printable(f"predict: {path}: {note}"), file=sys.stderr)
     return 1 if counts["rejected"] + counts["failed"] else 0
 
 

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from types import TracebackType
 from typing import Protocol
@@ -18,7 +19,10 @@ from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from pipeline.errors import SoundError, VideoError
+from pipeline.files import DISK_FULL
 from pipeline.video.lossless import BT601
+from pipeline.video.source import one_line
 
 # Without B-frames packets come in the order of their pictures: no edit list, and the last one's duration is exact.
 # 23 is x264's own quality; veryfast costs a third of its default preset's time for a tenth more bytes.
@@ -28,8 +32,9 @@ TIME_BASE = Fraction(1, 90000)
 KEY_FRAME_SECONDS = 2.0
 STEP_SECONDS = 0.04  # of a single picture, where nothing tells how long it is shown
 RATES = (1, 240)  # frames/s that a header may state
-# The index comes first, so that a page plays the file before it has all of it.
-WHOLE = {"movflags": "+faststart", "fflags": "+bitexact"}
+# The index comes first, so that a page plays the file before it has all of it. What begins later than 0 does so on
+# the time scale of the whole file, which is 1 ms unless it is said.
+WHOLE = {"movflags": "+faststart", "movie_timescale": "90000", "fflags": "+bitexact"}
 # A fragment for each key frame, written at once: what was written plays, however the writer ends.
 FRAGMENTED = {
     "movflags": "+frag_keyframe+empty_moov+default_base_moof",
@@ -59,8 +64,10 @@ class H264Writer:
 
     path: written in place, whatever its ending. width, height: pixels, even. audio: sound to go with it; time 0 is the
     same. fragmented: for what has no end: a process that is killed leaves a file that plays, up to the last 2 s and
-    what the encoder holds back (10 pictures); it has no index, so players go through it more slowly. Raises ValueError
-    for odd sizes, and av.FFmpegError (an OSError when the disk is full) while writing.
+    what the encoder holds back (10 pictures); it has no index, so players go through it more slowly.
+
+    Raises ValueError for odd sizes; while writing, SoundError when the sound cannot be written, and av.FFmpegError for
+    what else fails (an OSError when the disk is full).
     """
 
     def __init__(
@@ -137,7 +144,8 @@ class H264Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        with suppress(*((av.FFmpegError, VideoError) if error is not None else ())):  # the first error tells more
+            self.close()
 
     def _begin(self) -> None:
         """Add the streams, now that two times tell the rate, and encode the picture that waited for it."""
@@ -153,7 +161,9 @@ class H264Writer:
         context.time_base = stream.time_base = TIME_BASE
         context.color_range, context.colorspace = ColorRange.MPEG, BT601
         if self._audio is not None:
-            self._audio.attach(self._container)
+            with _blaming_sound():
+                self._audio.attach(self._container)
+                self._container.start_encoding()  # writes the header, which takes no sound that MP4 does not know
         self._stream = stream
         self._encode(*self._first)
         self._first = None
@@ -176,9 +186,17 @@ class H264Writer:
             self._held = packet
 
     def _mux_sound(self, until_seconds: float) -> None:
-        for packet in self._sound(until_seconds):
-            self._container.mux(packet)
-
-    def _sound(self, until_seconds: float) -> Iterator["Packet[Stream]"]:
         if self._audio is not None:
-            yield from self._audio.packets(until_seconds)
+            with _blaming_sound():
+                for packet in self._audio.packets(until_seconds):
+                    self._container.mux(packet)
+
+
+@contextmanager
+def _blaming_sound() -> Iterator[None]:
+    try:
+        yield
+    except av.FFmpegError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise SoundError(f"the sound cannot be written ({one_line(error)}); leave it out, or encode it anew") from error

@@ -29,6 +29,7 @@ from pipeline.video.sharedframes import FrameReceiver
 from pipeline.video.verdict import Verdict, known
 from pipeline.video.worker import HEADER, MESSAGE, PICTURE, PROGRESS, READY, SHOWN, VERDICT, memory_in_use
 
+WORKER = "pipeline.video.worker"
 CLOSED = "the pool of decoding processes is closed"
 SECONDS_TO_START = 60.0
 READ_BYTES = 2**16
@@ -39,11 +40,13 @@ WATCH_SECONDS = 0.05  # between two looks at the memory of a child that keeps us
 class DecoderPool:
     """Child processes that decode; there are as many as files are being read at the same time.
 
-    Threads may share it. Use it as a context manager: leaving it ends the children.
+    Threads may share it. Use it as a context manager: leaving it ends the children. worker: the module that they run,
+    which hands its jobs to `pipeline.video.worker.main`.
     """
 
-    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
+    def __init__(self, limits: Limits = Limits(), worker: str = WORKER) -> None:  # noqa: B008 - frozen
         self._limits = limits
+        self._worker = worker
         self._lock = threading.Lock()
         self._idle: list[_Child] = []
         self._busy: set[_Child] = set()
@@ -126,7 +129,7 @@ class DecoderPool:
         """A child that is ready. One that something kills while it starts is no fault of a file; it is tried again."""
         num_failed = 0
         while True:
-            child = _Child(self._limits)
+            child = _Child(self._limits, self._worker)
             try:
                 with self._watched(child):
                     child.wait_until_ready()
@@ -203,7 +206,7 @@ class IsolatedReader:
 class _Child:
     """One decoding process. What goes wrong with it is raised as the RejectedVideo of the file it was reading."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, worker: str) -> None:
         self._limits = limits
         self._waited_seconds = 0.0
         self._base_bytes: int | None = None  # memory in use before the first file; None while it starts
@@ -212,7 +215,7 @@ class _Child:
         arguments = [json.dumps(asdict(limits)), *map(str, descriptors)]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pipeline.video.worker", *arguments],
+                [sys.executable, "-P", "-m", worker, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,

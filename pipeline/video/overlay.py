@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import RejectedVideo
+from pipeline.errors import RejectedVideo, SoundError
 from pipeline.video.clock import FALLBACK_FPS
 from pipeline.video.convert import Converter
 from pipeline.video.decode import DecodedFrame, Decoder
@@ -19,6 +20,8 @@ from pipeline.video.limits import Limits
 from pipeline.video.sound import Sound
 from pipeline.video.source import one_line, open_source
 
+Draw = Callable[[NDArray[np.uint8], float], None]
+
 LONGEST_SIDE = 1280  # pixels
 BELIEVABLE_ASPECT = (Fraction(1, 4), Fraction(4))  # of a pixel
 
@@ -26,7 +29,7 @@ BELIEVABLE_ASPECT = (Fraction(1, 4), Fraction(4))  # of a pixel
 def draw_over(
     path: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    draw: Callable[[NDArray[np.uint8], float], None],
+    draw: Draw,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     *,
     longest_side: int = LONGEST_SIDE,
@@ -41,6 +44,22 @@ def draw_over(
     picture and every packet of sound. Returns what is to be said about the sound. Raises RejectedVideo when the file
     has no usable picture, and av.FFmpegError or OSError when `target` cannot be written.
     """
+    with suppress(SoundError):
+        return _draw_over(path, target, draw, limits, longest_side, progress, "copied")
+    with suppress(SoundError):  # packets may be so broken that MP4 does not take them
+        return _draw_over(path, target, draw, limits, longest_side, progress, "encoded")
+    return _draw_over(path, target, draw, limits, longest_side, progress, "left out")
+
+
+def _draw_over(
+    path: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    draw: Draw,
+    limits: Limits,
+    longest_side: int,
+    progress: Callable[[], None],
+    sound_is: Literal["copied", "encoded", "left out"],
+) -> list[str]:
     decoder = Decoder(path, limits)
     with ExitStack() as stack:
         writer: H264Writer | None = None
@@ -49,9 +68,11 @@ def draw_over(
         for frame in decoder:
             if writer is None:
                 source = stack.enter_context(open_source(Path(path), limits))
-                # By this the clock of the pictures is ahead of the time stamps; there is none in a raw stream.
-                stamp = frame.picture.time
-                sound = Sound(source, 0.0 if stamp is None else stamp - frame.time_seconds, progress)
+                if sound_is != "left out":
+                    # By this the clock of the pictures is ahead of the time stamps; a raw stream has none.
+                    stamp = frame.picture.time
+                    origin = 0.0 if stamp is None else stamp - frame.time_seconds
+                    sound = Sound(source, origin, progress, may_copy=sound_is == "copied")
                 aspect = source.stream.codec_context.sample_aspect_ratio or Fraction(1)
                 upright = decoder.orientation.upright(frame.picture.width, frame.picture.height)
                 size = overlay_size(*upright, 1 / aspect if decoder.orientation.transposed else aspect, longest_side)
@@ -66,9 +87,8 @@ def draw_over(
             progress()
         assert writer is not None  # the decoder raises RejectedVideo when there is no frame
         assert frame is not None
-        assert sound is not None
         writer.close(decoder.last_frame_duration(frame.picture, float(FALLBACK_FPS)))
-        return sound.notes
+        return ["sound left out: it cannot be written"] if sound is None else sound.notes
 
 
 def overlay_size(

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pipeline.video.sampling import LONGEST_STEP_SECONDS
 from pipeline.video.source import Source, one_line
 
-# Of what MP4 may hold, these are played by every browser.
-COPIED = ("aac", "mp3")
+# AAC and MP3 are copied: of what MP4 may hold, every browser plays these.
+LOWEST_MP3_RATE = 16000  # Hz, that MP4 takes
 ENCODED_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)  # of AAC, in Hz
 USUAL_RATE = 48000
 BITS_PER_CHANNEL = 64_000  # a second
@@ -34,10 +34,18 @@ class Sound:
     it is encoded, gaps become silence. What cannot be read is left out and noted.
 
     source: an open file that nothing else reads from. origin_seconds: time stamp of time 0. progress: called for every
-    packet read. notes: oddities found so far, each a phrase.
+    packet read. may_copy: whether packets may stay as they are. notes: oddities found so far, each a phrase.
     """
 
-    def __init__(self, source: Source, origin_seconds: float, progress: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        origin_seconds: float,
+        progress: Callable[[], None] = lambda: None,
+        *,
+        may_copy: bool = True,
+    ) -> None:
+        self._may_copy = may_copy
         self.notes: list[str] = []
         self._origin = origin_seconds
         self._progress = progress
@@ -49,11 +57,14 @@ class Sound:
 
     @property
     def is_copied(self) -> bool:
-        """Whether the packets stay as they are. AAC without its description could not be written."""
-        if self._stream is None or self._stream.codec_context.name.removesuffix("float") not in COPIED:
+        """Whether the packets stay as they are."""
+        if self._stream is None or not self._may_copy:
             return False
+        if self._stream.codec_context.codec.canonical_name == "mp3":
+            return self._stream.rate >= LOWEST_MP3_RATE
+        # AAC without its description could not be written; that of a transport stream is in each packet.
         is_described = bool(self._stream.codec_context.extradata) or "mpegts" in self._source.format_names
-        return is_described or self._stream.codec_context.name.startswith("mp3")
+        return self._stream.codec_context.codec.canonical_name == "aac" and is_described
 
     def attach(self, container: OutputContainer) -> None:
         """Add a stream for it, when there is any sound."""

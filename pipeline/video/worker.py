@@ -13,7 +13,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -81,8 +81,11 @@ class Channel:
         self._latest = time.monotonic()
 
 
-def main() -> None:
-    """Serve jobs until standard input is closed."""
+Serve = Callable[[dict[str, Any], Limits, Channel], None]
+
+
+def main(serve: Serve) -> None:
+    """Do jobs with a function until standard input is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
     limits = Limits(**json.loads(sys.argv[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -121,7 +124,7 @@ def memory_in_use(pid: int) -> tuple[int, int]:
     return int(address_space) * resource.getpagesize(), int(resident) * resource.getpagesize()
 
 
-def serve(job: dict[str, Any], limits: Limits, channel: Channel) -> None:
+def serve_decoding(job: dict[str, Any], limits: Limits, channel: Channel) -> None:
     """Do one job; its last message is a verdict, or a header."""
     if job["task"] == "live":
         source = LiveSource(**job["source"])
@@ -154,4 +157,4 @@ def serve_pictures(reader: VideoReader, job: dict[str, Any], channel: Channel) -
 
 
 if __name__ == "__main__":
-    main()
+    main(serve_decoding)
