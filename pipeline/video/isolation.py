@@ -30,6 +30,7 @@ from pipeline.video.verdict import Verdict, known
 from pipeline.video.worker import HEADER, MESSAGE, PICTURE, PROGRESS, READY, SHOWN, VERDICT, memory_in_use
 
 WORKER = "pipeline.video.worker"
+LIVE_WORKER = "pipeline.video.liveworker"
 CLOSED = "the pool of decoding processes is closed"
 SECONDS_TO_START = 60.0
 READ_BYTES = 2**16
@@ -80,7 +81,8 @@ class DecoderPool:
     def live(self, source: LiveSource, fps: float, short_side: int) -> Iterator[Shown]:
         """Pictures of a live source on the time grid, decoded in a child, until the source ends.
 
-        Raises RejectedVideo when it breaks off, or nothing comes for `seconds_without_progress` of the pool's limits.
+        The pool's worker is to be LIVE_WORKER. Raises RejectedVideo when it breaks off, or nothing comes for
+        `seconds_without_progress` of the pool's limits.
         """
         check_grid(fps, short_side)
         with self.child() as child:

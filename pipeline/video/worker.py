@@ -20,7 +20,6 @@ from typing import Any
 from pipeline.errors import RejectedVideo
 from pipeline.video.header import read_header
 from pipeline.video.limits import Limits
-from pipeline.video.live import LiveSource, live_reader
 from pipeline.video.reader import Shown, VideoReader, check_file
 from pipeline.video.sharedframes import FrameSender
 from pipeline.video.verdict import Verdict
@@ -126,10 +125,6 @@ def memory_in_use(pid: int) -> tuple[int, int]:
 
 def serve_decoding(job: dict[str, Any], limits: Limits, channel: Channel) -> None:
     """Do one job; its last message is a verdict, or a header."""
-    if job["task"] == "live":
-        source = LiveSource(**job["source"])
-        serve_pictures(live_reader(source, limits, channel.progress), job, channel)
-        return
     path = job["path"]
     if job["task"] == "header":
         try:
