@@ -47,7 +47,7 @@ def write_model(folder: Path, backbone_name: str) -> Path:
 
 
 class Memory(threading.Thread):
-    """Proportional set size of a process and its children, MB, once a second."""
+    """Memory of a process and its children that is theirs alone, MB, once a second."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -57,7 +57,7 @@ class Memory(threading.Thread):
         while True:
             try:
                 processes = [self.process, *self.process.children()]
-                self.megabytes.append(sum(each.memory_full_info().pss for each in processes) / 2**20)
+                self.megabytes.append(sum(each.memory_full_info().uss for each in processes) / 2**20)
             except psutil.Error:
                 return
             time.sleep(1)
@@ -84,14 +84,15 @@ def main() -> None:
     median, most, worst = np.quantile(delays, [0.5, 0.95, 1])
     intervals = median * VIEW.fps / 1000
     dropped = max(line.get("dropped", 0) for line in found)
-    third = len(memory.megabytes) // 3
-    grown = np.median(memory.megabytes[-third:]) - np.median(memory.megabytes[third : 2 * third])
+    samples = memory.megabytes[:-3]  # the last ones are of processes that end
+    third = len(samples) // 3
+    grown = np.median(samples[-third:]) - np.median(samples[third : 2 * third])
     load = ", ".join(f"{value:.1f}" for value in psutil.getloadavg())
     print(summary.strip())
     print(f"load of the machine {load} on {psutil.cpu_count()} cores")
     print(f"{options.backbone}: {len(delays)} timesteps, {dropped} dropped")
     print(f"delay: median {median:.0f} ms ({intervals:.2f} frame intervals), 95 % {most:.0f} ms, worst {worst:.0f} ms")
-    print(f"memory: {memory.megabytes[-1]:.0f} MB; the last third over the middle one {grown:+.1f} MB")
+    print(f"memory: {np.median(samples[-third:]):.0f} MB; the last third over the middle one {grown:+.1f} MB")
 
 
 if __name__ == "__main__":

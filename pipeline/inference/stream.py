@@ -24,8 +24,7 @@ from pipeline.inference.liveoverlay import LiveOverlay
 from pipeline.inference.predict import threshold_of
 from pipeline.inference.recognizer import Recognizer
 from pipeline.inference.results import DIGITS, is_sure
-from pipeline.video.feed import Event, Feed, FeedFrame, live_limits
-from pipeline.video.isolation import LIVE_WORKER, DecoderPool
+from pipeline.video.feed import Event, Feed, FeedFrame, LiveDecoders, live_limits
 from pipeline.video.limits import Limits
 from pipeline.video.live import WALL, LiveSource, find_source
 from pipeline.video.reader import Frame
@@ -92,7 +91,7 @@ def stream_source(source: LiveSource, options: argparse.Namespace) -> int:
         log = _Log(threshold, options.changes, waits_for_windows=spec.longest_steps > 0)
         limits = live_limits(options.max_memory * 2**20, source.timeout_seconds)
         view, give_up = spec.view, options.give_up
-        feed = Feed(DecoderPool(limits, LIVE_WORKER), source, view.fps, view.short_side, give_up_seconds=give_up)
+        feed = Feed(LiveDecoders(limits), source, view.fps, view.short_side, give_up_seconds=give_up)
         try:
             with feed, overlay.drawing(spec, threshold) if overlay else contextlib.nullcontext():
                 end = follow_feed(recognizer, feed, log, overlay)

@@ -1,10 +1,12 @@
 """The newest pictures of a live source: what cannot be dealt with in time is dropped and counted, never queued."""
 
+import json
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Literal, NamedTuple
 
 from pipeline.errors import RejectedVideo
@@ -12,6 +14,8 @@ from pipeline.video.isolation import DecoderPool
 from pipeline.video.limits import Limits
 from pipeline.video.live import LiveSource
 from pipeline.video.reader import Frame, Shown
+from pipeline.video.verdict import Verdict
+from pipeline.video.worker import PICTURE
 
 MAX_WAITING = 2  # pictures; network sources come in small bursts
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0  # before the source is tried again, each twice the one before
@@ -57,6 +61,26 @@ def live_limits(memory_bytes: int, timeout_seconds: float) -> Limits:
     )
 
 
+class LiveDecoders(DecoderPool):
+    """The child processes that follow live sources."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits, "pipeline.video.liveworker")
+
+    def live(self, source: LiveSource, fps: float, short_side: int) -> Iterator[Shown]:
+        """Pictures of a source on the time grid, each as soon as it is known, until the source ends.
+
+        Raises RejectedVideo when it breaks off, or nothing comes for the limits' seconds_without_progress.
+        """
+        with self.child() as child:
+            child.ask({"task": "live", "source": asdict(source), "fps": fps, "short_side": short_side})
+            while (answer := child.picture_or_answer())[0] == PICTURE:
+                yield answer[1]
+        verdict = Verdict.from_json(json.loads(answer[1]))
+        if verdict.status == "rejected":
+            raise RejectedVideo(verdict.reason, verdict.is_transient)
+
+
 class Feed:
     """Iterating gives a source's frames and events. A thread takes all that comes and keeps the newest pictures.
 
@@ -66,7 +90,7 @@ class Feed:
 
     def __init__(
         self,
-        pool: DecoderPool,
+        pool: LiveDecoders,
         source: LiveSource,
         fps: float,
         short_side: int,

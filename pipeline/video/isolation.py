@@ -23,14 +23,12 @@ from typing import Any
 from pipeline.errors import RejectedVideo, VideoError
 from pipeline.video.header import VideoHeader
 from pipeline.video.limits import Limits
-from pipeline.video.live import LiveSource
 from pipeline.video.reader import Frame, Shown, check_grid
 from pipeline.video.sharedframes import FrameReceiver
 from pipeline.video.verdict import Verdict, known
 from pipeline.video.worker import HEADER, MESSAGE, PICTURE, PROGRESS, READY, SHOWN, VERDICT, memory_in_use
 
 WORKER = "pipeline.video.worker"
-LIVE_WORKER = "pipeline.video.liveworker"
 CLOSED = "the pool of decoding processes is closed"
 SECONDS_TO_START = 60.0
 READ_BYTES = 2**16
@@ -77,21 +75,6 @@ class DecoderPool:
             return VideoHeader(**json.loads(payload))
         verdict = Verdict.from_json(json.loads(payload))
         raise RejectedVideo(verdict.reason, verdict.is_transient)
-
-    def live(self, source: LiveSource, fps: float, short_side: int) -> Iterator[Shown]:
-        """Pictures of a live source on the time grid, decoded in a child, until the source ends.
-
-        The pool's worker is to be LIVE_WORKER. Raises RejectedVideo when it breaks off, or nothing comes for
-        `seconds_without_progress` of the pool's limits.
-        """
-        check_grid(fps, short_side)
-        with self.child() as child:
-            child.ask({"task": "live", "source": asdict(source), "fps": fps, "short_side": short_side})
-            while (answer := child.picture_or_answer())[0] == PICTURE:
-                yield answer[1]
-        verdict = Verdict.from_json(json.loads(answer[1]))
-        if verdict.status == "rejected":
-            raise RejectedVideo(verdict.reason, verdict.is_transient)
 
     def close(self) -> None:
         """End the children, also those that are reading a file: whoever waits for them gets a RuntimeError."""

@@ -105,9 +105,9 @@ class VideoReader:
         early: I420 | None = None
         for frame in self._decoder:
             if converter is None or waiting is None:
-                orientation, picture = self._decoder.orientation, frame.picture
-                size = output_size(*orientation.upright(picture.width, picture.height), short_side)
-                converter = Converter(orientation, size)
+                orientation = self._decoder.orientation
+                upright = orientation.upright(frame.picture.width, frame.picture.height)
+                converter = Converter(orientation, output_size(*upright, short_side))
                 step = 0.0
             else:
                 covered = grid.feed(frame.time_seconds)
