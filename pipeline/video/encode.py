@@ -25,7 +25,8 @@ from pipeline.video.lossless import BT601
 from pipeline.video.source import one_line
 
 # Without B-frames packets come in the order of their pictures: no edit list, and the last one's duration is exact.
-# 23 is x264's own quality; veryfast costs a third of its default preset's time for a tenth more bytes.
+# 23 is x264's own quality. Measured at 720p: the next faster preset takes a tenth less time and two thirds more bytes,
+# the next slower one takes half as long again and saves nothing.
 OPTIONS = {"preset": "veryfast", "crf": "23", "bf": "0", "forced-idr": "1"}
 TIME_BASE = Fraction(1, 90000)
 # Players go to key frames only; a stream that is killed loses what came after the last one.
