@@ -119,8 +119,8 @@ def without_password(address: str) -> str:
 
 def live_reader(source: LiveSource, limits: Limits, progress: Callable[[], None] = lambda: None) -> VideoReader:
     """A reader whose pictures come when they are there. progress: called now and then while it waits for their time."""
-    decoder = PacedDecoder(source, limits, progress) if source.kind == "file" else LiveDecoder(source, limits)
-    return VideoReader(source.url, limits, decoder)
+    kind = PacedDecoder if source.kind == "file" else LiveDecoder
+    return VideoReader(source.url, limits, kind(source, limits, progress))
 
 
 class PacedDecoder(Decoder):
@@ -131,35 +131,45 @@ class PacedDecoder(Decoder):
     ) -> None:
         super().__init__(source.url, limits)
         self._fast = source.fast
-        self._progress = progress
-        self._now, self._sleep = clock
+        self._progress, self._clock_on_wall = progress, clock
 
     def __iter__(self) -> Iterator[DecodedFrame]:
+        now = self._clock_on_wall[0]
         begin: float | None = None
         for frame in super().__iter__():
-            begin = self._now() if begin is None else begin
-            due = self._now() if self._fast else begin + frame.time_seconds
-            while (left := due - self._now()) > 0:
-                self._sleep(min(left, WAKE_SECONDS))
-                self._progress()
+            begin = now() if begin is None else begin
+            due = now() if self._fast else begin + frame.time_seconds
+            wait_until(due, self._clock_on_wall, self._progress)
             yield frame._replace(arrived_seconds=due)
+
+
+def wait_until(due_seconds: float, clock: Clock, progress: Callable[[], None]) -> None:
+    """Wait for a time of the clock, if it is not over; progress: called in between."""
+    now, sleep = clock
+    while (left := due_seconds - now()) > 0:
+        sleep(min(left, WAKE_SECONDS))
+        progress()
 
 
 class LiveDecoder(Decoder):
     """Pictures of a pipe, a camera or an address as they come; nothing grows while it goes on.
 
-    Times are the source's own stamps where it has some, else those of arrival. Ends with the source; raises
+    Times are the source's own stamps where it has some, else those of arrival. HLS, which comes in pieces of seconds,
+    plays at its own pace: a picture that comes early waits. Ends with the source; raises
     RejectedVideo when it breaks off, or its stamps jump, which are another stream's then.
     """
 
-    def __init__(self, source: LiveSource, limits: Limits, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, source: LiveSource, limits: Limits, progress: Callable[[], None] = lambda: None, clock: Clock = WALL
+    ) -> None:
         super().__init__(source.url, limits)
         self._source = source
-        self._now = now
+        self._last_step_seconds = 0.0
+        self._progress, self._clock_on_wall = progress, clock
 
     def last_frame_duration(self, picture: VideoFrame, fps: float) -> float:
-        """Until the next timestep: how long a live picture would have been shown is not known."""
-        return 1 / fps
+        """As long as the picture before it."""
+        return self._last_step_seconds or 1 / fps
 
     def __iter__(self) -> Iterator[DecodedFrame]:
         try:
@@ -180,10 +190,12 @@ class LiveDecoder(Decoder):
         return f"cannot be read: {one_line(error)}"
 
     def _follow(self, container: InputContainer, stream: VideoStream) -> Iterator[DecodedFrame]:
-        times = StampedTimes(Fraction(stream.time_base or 1), bool(stamped(container)))
-        context = stream.codec_context
+        times = StampedTimes(Fraction(stream.time_base or 1), stamped(container))
+        context, now = stream.codec_context, self._clock_on_wall[0]
+        comes_in_pieces = "hls" in container.format.name.split(",")
+        begin = time_seconds = 0.0  # of the pace, where there is one; of the latest picture
         for packet in container.demux(stream):  # at the end an empty one: the pictures that the codec still holds
-            arrived = self._now()
+            arrived = now()
             try:
                 pictures = context.decode(packet)
             except MemoryError:
@@ -193,7 +205,13 @@ class LiveDecoder(Decoder):
                 continue
             for picture in pictures:
                 self._examine(picture)
-                yield DecodedFrame(picture, times.tick(picture.pts, arrived), arrived)
+                before, time_seconds = time_seconds, times.tick(picture.pts, arrived)
+                self._last_step_seconds = time_seconds - before
+                if comes_in_pieces:
+                    begin = max(begin, arrived - time_seconds)
+                    arrived = begin + time_seconds
+                    wait_until(arrived, self._clock_on_wall, self._progress)
+                yield DecodedFrame(picture, time_seconds, arrived)
 
 
 class StampedTimes:

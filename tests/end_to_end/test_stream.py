@@ -1,13 +1,16 @@
 """`lrcn stream` beside `lrcn predict`, and on sources of 127.0.0.1 that break off, jump, hang and come back."""
 
 import csv
+import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import av
@@ -185,6 +188,20 @@ def test_motion_jpeg_has_the_times_of_arrival(models, tmp_path, capsys):
         url = f"http://127.0.0.1:{server.port}/"
         _, found, _ = stream(capsys, url, "--model", models / "frame", "--give-up", 0)
     assert labels(found)[-1]["time_seconds"] > 2
+
+
+def test_hls_comes_in_pieces_and_plays_at_its_own_pace(models, tmp_path, capsys):
+    """Taken as it comes, all but the newest two pictures of a piece would be dropped."""
+    write(tmp_path / "a.ts", pictures=moving(40), fps=20, format="mpegts")
+    (tmp_path / "a.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\na.ts\n#EXT-X-ENDLIST\n")
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/a.m3u8"
+        _, found, _ = stream(capsys, url, "--model", models / "frame", "--give-up", 0)
+        server.shutdown()
+    assert len(labels(found)) > 10
+    assert labels(found)[-1]["time_seconds"] == pytest.approx(1.9)
 
 
 @pytest.mark.parametrize(
