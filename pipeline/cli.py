@@ -19,6 +19,7 @@ from pipeline.errors import LrcnError
 # name: (module whose `main(argv)` does it, one line of help)
 COMMANDS = {
     "predict": ("pipeline.inference.predict", "label every video of files and folders with a trained model"),
+    "stream": ("pipeline.inference.stream", "label a camera, an address or a file as it plays, as lines of JSON"),
     "check": ("pipeline.inference.check", "decode video files and say which are ok, damaged or rejected"),
     "extract": (
         "pipeline.inference.extract",

@@ -29,12 +29,13 @@ from pipeline.inference.inputs import (
 from pipeline.inference.ledger import Ledger, LedgerAnswers, LedgerReader, file_state, model_identity
 from pipeline.inference.overlays import OVERLAYS, add_overlay_argument, prune_overlays, update_overlays
 from pipeline.inference.page import write_page
+from pipeline.inference.precision import add_precision_argument, tell_if_never_sure
 from pipeline.inference.resultfolder import Timelines, timeline_of, write_results
 from pipeline.inference.resultsettings import ResultSettings, add_result_arguments, result_settings
 from pipeline.inference.shards import shard, take_over
 from pipeline.inference.timesteps import has_timesteps
 from pipeline.inference.watching import WATCH_SECONDS, Looks
-from pipeline.models.modelspec import ModelSpec, read_spec
+from pipeline.models.modelspec import read_spec
 from pipeline.modelstore import model_folder
 from pipeline.threads import SIGNAL_SECONDS
 
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_input_arguments(parser)
     parser.add_argument("--model", required=True, help="a model folder, models:/NAME@ALIAS, runs:/RUN_ID/model")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
+    add_precision_argument(parser)
     add_result_arguments(parser)
     add_overlay_argument(parser)
     work = parser.add_mutually_exclusive_group()
@@ -84,7 +86,7 @@ def predict(options: argparse.Namespace) -> int:
     model = model_folder(options.model)
     spec, model_id = read_spec(model), model_identity(model)
     settings = result_settings(options, spec, model_id)
-    tell = cache(lambda: tell_what_is_never_sure(spec, settings, options.precision))
+    tell = cache(lambda: tell_if_never_sure(spec, options.precision, "predict"))
 
     def write(answers: LedgerAnswers) -> None:
         tell()
@@ -268,18 +270,6 @@ def say(ledger: Ledger, inputs: Inputs, what: str, where: str, said: set[str] | 
             said.add(line)
             print(line, file=sys.stderr, flush=True)
     return 1 if bad else 0
-
-
-def tell_what_is_never_sure(spec: ModelSpec, settings: ResultSettings, precision: float) -> None:
-    """Say so on stderr where no threshold reached the wanted precision, so that no answer is sure."""
-    if settings.threshold is None:
-        reached = [f"{wanted:g}" for wanted, at in spec.calibration.thresholds if at is not None]
-        advice = f"it reaches {reached[-1]}: --precision {reached[-1]}" if reached else "it reaches none"
-        print(
-            f"predict: no answer is called sure: on the validation side the model reached no precision of "
-            f"{precision:g} ({advice})",
-            file=sys.stderr,
-        )
 
 
 def _seconds(text: str) -> float:

@@ -13,6 +13,7 @@ from pipeline.features.extract import Extractor
 from pipeline.features.store import VideoFeatures
 from pipeline.inference.answers import Answer, Segment, Status, Timesteps, VideoFacts, reason_of, status_of
 from pipeline.inference.given import read_given
+from pipeline.inference.live import LiveAnswer, LiveInput, follow
 from pipeline.inference.segments import segments_of, timesteps_of_windows
 from pipeline.models.modelfolder import Model, load_model
 from pipeline.modelstore import model_folder
@@ -108,6 +109,21 @@ class Recognizer:
                     yield self.answer(path, result, reader.verdict)
                 except Exception as error:  # noqa: BLE001 - one file's failure is its answer, the others go on
                     yield Answer(path, status_of(error), reason_of(error))
+
+    def stream(self, frames: LiveInput) -> Iterator[LiveAnswer]:
+        """Answers while a video goes on, one for each timestep of the view: what `lrcn stream` prints.
+
+        frames: (time in seconds, RGB (H, W, 3) uint8) of any rate and size, times growing from frame to frame; or
+        frames that are on the view's grid already, as `pipeline.video.reader` gives them. They are taken one by one, in
+        the caller's thread, and an answer comes when the timestep's picture is known: with the picture after it. One
+        call is one video: the state begins afresh. Times count from the first frame.
+
+        Raises ModelError at once for a model that cannot follow a stream (bidirectional, attention over a clip, clips
+        of some frames, several crops, ready-made features), and ValueError for a frame that is none.
+
+        >>> for answer in recognizer.stream(frames): print(answer.time_seconds, answer.label)  # doctest: +SKIP
+        """
+        return follow(self.model, self._extractor, frames)
 
     def answer(self, path: str, features: VideoFeatures, verdict: Verdict | None) -> Answer:
         """The answer for a video whose features are there; verdict: what decoding it said, None without a video."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import LrcnError
 from pipeline.inference.answers import Answer, Segment
+from pipeline.inference.precision import threshold_of
 from pipeline.models.modelspec import ModelSpec
 
 EXPORT_FORMATS = ("activitynet", "elan", "fiftyone", "label-studio")
@@ -35,13 +36,7 @@ class ResultSettings:
 
 
 def add_result_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --precision, --min-duration, --merge-gap and --export."""
-    parser.add_argument(
-        "--precision",
-        type=float,
-        default=0.9,
-        help="answers are called sure from the score on at which so many of them were right (default 0.9)",
-    )
+    """Add --min-duration, --merge-gap and --export."""
     parser.add_argument(
         "--min-duration",
         type=float,
@@ -67,9 +62,7 @@ def add_result_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def result_settings(options: argparse.Namespace, spec: ModelSpec, model: str) -> ResultSettings:
-    """Settings named by the arguments of `add_result_arguments`, for a model; raises LrcnError for impossible ones."""
-    if not 0 < options.precision < 1:
-        raise LrcnError(f"--precision is {options.precision}; expected a share between 0 and 1, such as 0.9")
+    """Settings for a model that the arguments of this module and of `precision` name; LrcnError for impossible ones."""
     for option, value in (("--min-duration", options.min_duration), ("--merge-gap", options.merge_gap)):
         if not 0 <= value < float("inf"):
             raise LrcnError(f"{option} is {value}; expected seconds, 0 or more")
@@ -88,7 +81,7 @@ def result_settings(options: argparse.Namespace, spec: ModelSpec, model: str) ->
         classes=spec.classes,
         background=spec.background,
         step_seconds=1 / spec.view.fps,
-        threshold=spec.calibration.threshold(options.precision),
+        threshold=threshold_of(spec, options.precision),
         model=model,
         min_seconds=options.min_duration,
         merge_gap_seconds=options.merge_gap,

@@ -24,10 +24,11 @@ UNREADABLE_PIXELS = "bayer_"
 
 
 class DecodedFrame(NamedTuple):
-    """A decoded picture and its time in seconds from the first one shown."""
+    """A decoded picture, its time in seconds from the first one shown, and when it was there (time.monotonic)."""
 
     picture: VideoFrame
     time_seconds: float
+    arrived_seconds: float = 0.0  # of live sources, see pipeline.video.live
 
 
 class Decoder:

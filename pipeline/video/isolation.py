@@ -23,7 +23,7 @@ from typing import Any
 from pipeline.errors import RejectedVideo, VideoError
 from pipeline.video.header import VideoHeader
 from pipeline.video.limits import Limits
-from pipeline.video.reader import Frame, check_grid
+from pipeline.video.reader import Frame, Shown, check_grid
 from pipeline.video.sharedframes import FrameReceiver
 from pipeline.video.verdict import Verdict, known
 from pipeline.video.worker import HEADER, MESSAGE, PICTURE, PROGRESS, READY, SHOWN, VERDICT, memory_in_use
@@ -177,9 +177,9 @@ class IsolatedReader:
             with self._pool.child() as child:
                 child.ask({"task": "frames", "path": self._path, "fps": fps, "short_side": short_side})
                 while (answer := child.picture_or_answer())[0] == PICTURE:
-                    start, count, pts_seconds, i420 = answer[1]
-                    for step in range(start, start + count):
-                        yield Frame(step / fps, pts_seconds, i420)
+                    shown: Shown = answer[1]
+                    for step in shown.steps:
+                        yield Frame(step / fps, shown.pts_seconds, shown.i420)
         except RejectedVideo as error:
             self._verdict = Verdict.rejected(str(error), error.is_transient)
             raise
@@ -252,12 +252,13 @@ class _Child:
         return kind, self._read(size)
 
     def picture_or_answer(self) -> tuple[bytes, Any]:
-        """The next message; a picture as (first step, number of steps, pts_seconds, `(H * 3 // 2, W) uint8`)."""
+        """The next message; a picture as Shown."""
         kind, contents = self.answer()
         if kind != PICTURE:
             return kind, contents
-        start, count, pts_seconds, slot, offset, *shape = SHOWN.unpack(contents)
-        return kind, (start, count, pts_seconds, self._frames.take(slot, offset, (shape[0], shape[1])))
+        start, count, pts_seconds, arrived_seconds, slot, offset, *shape = SHOWN.unpack(contents)
+        i420 = self._frames.take(slot, offset, (shape[0], shape[1]))
+        return kind, Shown(range(start, start + count), pts_seconds, i420, arrived_seconds)
 
     def stop(self) -> None:
         """End the child while another thread waits for it; that thread does the rest."""

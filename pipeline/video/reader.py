@@ -42,11 +42,15 @@ class Frame(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A picture that stands on the time grid at `steps` (grid times are step / fps), converted as in Frame."""
+    """A picture that stands on the time grid at `steps` (grid times are step / fps), converted as in Frame.
+
+    arrived_seconds: when a live source's picture was there, by time.monotonic.
+    """
 
     steps: range
     pts_seconds: float
     i420: I420
+    arrived_seconds: float = 0.0
 
 
 class VideoReader:
@@ -61,8 +65,14 @@ class VideoReader:
     'ok'
     """
 
-    def __init__(self, path: str | os.PathLike[str], limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
-        self._decoder = Decoder(path, limits)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        decoder: Decoder | None = None,
+    ) -> None:
+        """decoder: another one than that for files, see `pipeline.video.live`."""
+        self._decoder = decoder or Decoder(path, limits)
 
     @property
     def verdict(self) -> Verdict:
@@ -122,7 +132,7 @@ class VideoReader:
                 f"cannot be converted: {one_line(error)}",
                 is_transient=isinstance(error, MemoryError),
             ) from error
-        return Shown(covered, frame.time_seconds, i420)
+        return Shown(covered, frame.time_seconds, i420, frame.arrived_seconds)
 
 
 def check_grid(fps: float, short_side: int) -> None:

@@ -26,8 +26,9 @@ from pipeline.video.verdict import Verdict
 
 READY, PROGRESS, PICTURE, HEADER, VERDICT = b"r", b"p", b"f", b"h", b"v"
 MESSAGE = struct.Struct("<cQ")  # kind; bytes that follow
-# First step on the grid; number of steps; pts_seconds; slot and offset in shared memory; rows and columns of the I420.
-SHOWN = struct.Struct("<QQdBQII")
+# First step on the grid; number of steps; pts_seconds; arrived_seconds; slot and offset in shared memory; rows and
+# columns of the I420.
+SHOWN = struct.Struct("<QQddBQII")
 PROGRESS_SECONDS = 0.5
 HOLD_SECONDS = 0.1  # with 0.02 the parent woke so often that 720p took 2 % more processor time
 
@@ -49,15 +50,14 @@ class Channel:
         self._hold(kind, contents)
         self._flush()
 
-    def send_picture(self, shown: Shown) -> None:
+    def send_picture(self, shown: Shown, at_once: bool = False) -> None:
         """Send a picture, at the latest with the next one after HOLD_SECONDS."""
         place = self._sender.put(shown.i420)
-        self._hold(
-            PICTURE, SHOWN.pack(shown.steps.start, len(shown.steps), shown.pts_seconds, *place, *shown.i420.shape)
-        )
+        times = shown.steps.start, len(shown.steps), shown.pts_seconds, shown.arrived_seconds
+        self._hold(PICTURE, SHOWN.pack(*times, *place, *shown.i420.shape))
         # Half the slots, or the sender would wait for one to be returned of which nobody has heard.
         is_full = self._num_held >= self._sender.num_slots // 2
-        if is_full or time.monotonic() - self._latest > HOLD_SECONDS:
+        if at_once or is_full or time.monotonic() - self._latest > HOLD_SECONDS:
             self._flush()
 
     def send_json(self, kind: bytes, values: Mapping[str, Any]) -> None:
@@ -135,13 +135,17 @@ def serve_decoding(job: dict[str, Any], limits: Limits, channel: Channel) -> Non
     if job["task"] == "check":
         channel.send_json(VERDICT, asdict(check_file(path, limits, channel.progress)))
         return
-    reader = VideoReader(path, limits)
+    serve_pictures(VideoReader(path, limits), job, channel)
+
+
+def serve_pictures(reader: VideoReader, job: dict[str, Any], channel: Channel) -> None:
+    """Send what stands on the grid; of a live source nothing is held back."""
     try:
         for shown in reader.pictures(job["fps"], job["short_side"]):
             if shown is None:
                 channel.progress()
             else:
-                channel.send_picture(shown)
+                channel.send_picture(shown, at_once=job["task"] == "live")
     except RejectedVideo:
         pass
     channel.send_json(VERDICT, asdict(reader.verdict))

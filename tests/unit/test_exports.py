@@ -10,6 +10,7 @@ import pytest
 from pipeline.errors import LrcnError
 from pipeline.inference.answers import Answer, Segment, Timesteps, VideoFacts, output_name
 from pipeline.inference.exports import frames_of
+from pipeline.inference.precision import add_precision_argument
 from pipeline.inference.resultfolder import EXPORTS, write_results
 from pipeline.inference.resultsettings import (
     EXPORT_FORMATS,
@@ -170,6 +171,7 @@ def model_spec() -> ModelSpec:
 
 def options_of(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
+    add_precision_argument(parser)
     add_result_arguments(parser)
     return parser.parse_args(arguments)
 
