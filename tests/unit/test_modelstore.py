@@ -241,6 +241,7 @@ def test_a_silent_server_is_given_up_within_ten_seconds() -> None:
 @pytest.mark.parametrize("command", ["predict", "probe"])
 def test_the_commands_end_with_two(command: str, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
+    (tmp_path / "a.mp4").write_bytes(b"")
     code = cli.main([command, str(tmp_path), "--model", "models:/demo@champion", "--out", str(tmp_path / "out")])
     assert code == 2
     assert "models:/demo@champion: no database" in capsys.readouterr().err
