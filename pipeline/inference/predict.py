@@ -187,6 +187,8 @@ def watch(
             lambda path: path in inputs.reasons or ledger.status(path, states.get(path, "")) is not None
         )
         rows = [(path, states.get(path, ""), inputs.reasons.get(path)) for path in shown.paths]
+        if not options.out.is_dir():
+            return  # it was taken away, and is not made anew in its place
         if rows != written or num_looked_at:
             write(LedgerAnswers(ledger, shown.paths, shown.reasons))
             written = rows
@@ -207,10 +209,14 @@ def watch(
         tried.update((path, states[path]) for path in todo)
         try:
             answering.run(todo, states)
+            bring_up_to_date(len(todo))
         except KeyboardInterrupt:
             bring_up_to_date(sum(ledger.status(path, states[path]) is not None for path in todo))
             raise
-        bring_up_to_date(len(todo))
+        except OSError:
+            if options.out.is_dir():
+                raise
+            # It was taken away meanwhile; the next look waits for it.
         inputs = next_look(options, missing)
 
 

@@ -189,7 +189,8 @@ def test_messages_are_one_line_each(toy, capsys):
     assert cli.main(["predict", "--model", MODEL, "--out", "o\nut\udce9", "a\nb\udce9.mp4", "--debug"]) == 1
     printed = capsys.readouterr()
     assert printed.out.endswith("see o\\nut\\udce9/results.csv\n")
-    assert len(printed.out.splitlines()) == len(printed.err.splitlines()) == 1
+    assert len(printed.out.splitlines()) == 1
+    assert all(line.startswith("predict: ") for line in printed.err.splitlines())
     assert r"predict: a\nb\udce9.mp4: rejected: " in printed.err
     assert cli.main(["check", "--", "--debug"]) == 2  # after the two dashes come file names
     assert "lrcn check: --debug: no such file or folder" in capsys.readouterr().err
