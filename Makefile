@@ -17,7 +17,7 @@ demo: venv     ## draw the demo data, build every stage, print the scores, predi
 	lrcn results artifacts/demo
 	lrcn predict media/demo/clips/sit_down media/demo/clips/stand_up \
 	  --model artifacts/demo/trainings/clip-rgb-fold1-seed0/model --out predictions
-	@echo "Report: artifacts/demo/report.html   Predictions: predictions/results.csv   Runs: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db"
+	@echo "Report: artifacts/demo/report.html   Predictions: predictions/report.html   Runs: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
 test: check    ## style, types, all tests, coverage
 	coverage erase
