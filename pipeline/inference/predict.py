@@ -39,7 +39,7 @@ from pipeline.models.modelspec import read_spec
 from pipeline.modelstore import model_folder
 from pipeline.threads import SIGNAL_SECONDS
 
-FOLDERS = ("frames", "thumbnails", "subtitles", "overlays", "exports", "exports/elan")  # of results, file by file
+FOLDERS = ("frames", "thumbnails", "subtitles", "overlays", "exports", "exports/elan", "exports/fiftyone")
 DONE = ("ok", "damaged", "rejected")
 
 
@@ -147,7 +147,8 @@ def predict_once(
     """Answer for what has no answer yet, write the tables, say what became of all; returns the exit code."""
     states = {path: file_state(path) for path in inputs.files}
     taken = set(take_over(out, ledger, states))
-    todo = [path for path in states if path not in taken and not is_done(out, ledger, path, states[path])]
+    just_failed = {path for path in taken if ledger.last_status(path) == "failed"}
+    todo = [path for path in states if path not in just_failed and not is_done(out, ledger, path, states[path])]
     answering.run(todo, states)
     write(LedgerAnswers(ledger, inputs.paths, inputs.reasons))
     shards = f", {len(taken)} answer(s) taken from shards" if taken else ""
