@@ -16,6 +16,7 @@ from pipeline.inference.answers import Answer
 
 LEDGER = ".ledger.jsonl"
 CHANGED = "changed while it was read; run again when it is complete"
+UNREADABLE = "cannot be read"
 SECONDS_BETWEEN_SYNCS = 1.0
 
 
@@ -24,7 +25,7 @@ def file_state(path: str) -> str:
     try:
         status = os.stat(path)  # noqa: PTH116
     except OSError as error:
-        return f"unreadable: {error.strerror}"
+        return f"{UNREADABLE}: {error.strerror}"
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 

@@ -177,7 +177,7 @@ def watch(
 
     A file that failed is tried once, and again when it has changed. Tables hold the files that are there and answered.
     """
-    looks, tried = Looks(options.watch), set[tuple[str, str]]()
+    looks, seen = Looks(options.watch), set[tuple[str, str]]()
     states: dict[str, str] = {}
     written: list[tuple[str, str, str | None]] = []
     said, missing = set[str](), {note for note in inputs.notes if note.endswith(NOT_THERE)}
@@ -200,12 +200,9 @@ def watch(
         if growing:
             text = f"predict: {len(growing)} file(s) are still being written and left until they are whole, first "
             print(printable(text + growing[0]), file=sys.stderr, flush=True)
-        todo = [
-            path
-            for path in looks.whole(states)
-            if not is_done(options.out, ledger, path, states[path]) and (path, states[path]) not in tried
-        ]
-        tried.update((path, states[path]) for path in todo)
+        new = [path for path in looks.whole(states) if (path, states[path]) not in seen]
+        seen.update((path, states[path]) for path in new)
+        todo = [path for path in new if not is_done(options.out, ledger, path, states[path])]
         try:
             answering.run(todo, states)
         except KeyboardInterrupt:

@@ -1,7 +1,9 @@
 """`lrcn predict` once more into the same folder: killed at any call that writes, with another model, after shards."""
 
+import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,8 @@ import pytest
 
 from pipeline import cli
 from pipeline.inference import predict as predicting
+from pipeline.inference import recognizer
+from pipeline.inference.given import read_given
 from pipeline.inference.ledger import LEDGER
 
 # Each run is a child of its own, of one process that has loaded all; it dies at the n-th call that writes.
@@ -95,6 +99,41 @@ def test_what_shards_said_counts_only_with_the_scores_of_the_same_model(models, 
     assert contents("out") == contents("expected")
     for path in Path("out/frames").iterdir():
         assert pq.read_schema(path).metadata == pq.read_schema(Path("expected/frames", path.name)).metadata
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "reason"),
+    [
+        (Path.unlink, "cannot be read: No such file or directory"),
+        (lambda path: path.write_bytes(b"more"), "changed while it was read; run again when it is complete"),
+    ],
+)
+def test_a_file_that_goes_or_changes_while_it_is_read_has_no_answer(models, meanwhile, reason, monkeypatch):
+    def read(path: Path, *arguments: Any) -> Any:
+        features = read_given(path, *arguments)
+        if path.name == "1.npy":
+            meanwhile(path)
+        return features
+
+    monkeypatch.setattr(recognizer, "read_given", read)
+    assert cli.main(command(models[0], "out")) == 1
+    with Path("out/results.csv").open(newline="") as file:
+        found = {row["path"]: (row["status"], row["reason"], row["label"] != "") for row in csv.DictReader(file)}
+    assert found["in/1.npy"] == ("failed", reason, False)
+    assert found["in/0.npy"] == found["in/2.npy"] == ("ok", "", True)
+    assert sorted(path.name[:2] for path in Path("out/frames").iterdir()) == ["0.", "2."]
+
+
+@pytest.mark.parametrize("name", ["frames", "results.csv", "report.html", "subtitles", "exports"])
+def test_something_else_in_the_place_of_a_result_is_an_error_in_one_line(models, name, capsys):
+    Path("out").mkdir()
+    if "." in name:
+        Path("out", name).mkdir()
+    else:
+        Path("out", name).touch()
+    assert cli.main(command(models[0], "out")) == 2
+    said = capsys.readouterr().err.split("(it reaches 0.8: --precision 0.8)\n")[-1]
+    assert re.fullmatch(rf"lrcn predict: out/{name}(/[\w.-]+)?: (File exists|(Is|Not) a directory); see to .+\n", said)
 
 
 def test_nothing_to_do_needs_no_pytorch():
