@@ -102,10 +102,6 @@ class LedgerReader:
         """Whether the scores at timesteps of a file's answer, which must be in the ledger, were kept."""
         return self._lines[path].has_timesteps
 
-    def get(self, path: str, state: str) -> Answer | None:
-        """The answer to a file that looks as it did then, None when it has to be looked at (again, after a failure)."""
-        return self.read(path) if self.status(path, state) not in (None, "failed") else None
-
     def read(self, path: str) -> Answer:
         """The answer to a file, which must be in the ledger, whatever the file looks like now."""
         return Answer.from_json(json.loads(self.raw(path))["answer"])

@@ -205,10 +205,10 @@ def watch(
         todo = [path for path in new if not is_done(options.out, ledger, path, states[path])]
         try:
             answering.run(todo, states)
-        except KeyboardInterrupt:
+            bring_up_to_date(len(todo))
+        except KeyboardInterrupt:  # also one that ended the writing half-way
             bring_up_to_date(sum(ledger.status(path, states[path]) is not None for path in todo))
             raise
-        bring_up_to_date(len(todo))
         inputs = next_look(options, missing)
 
 

@@ -260,6 +260,7 @@ def test_a_folder_that_fills_up_is_watched(folder, tmp_path):
     assert sum(map(int, re.findall(r"(\d+) looked at now", output))) == 5  # text.mp4 twice
     answers = [entry["path"] for entry in ledger_entries(out)]
     assert answers.count(str(drop / "growing.mp4")) == 1
+    assert "b.mp4" in (out / "report.html").read_text(encoding="utf-8")  # though it ended while that was to be written
     assert {path.name for path in drop.iterdir()} == {"b.mp4", "growing.mp4", "text.mp4", "out"}
 
 
