@@ -81,6 +81,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as in `lrcn check | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a folder taken away, a mount gone read-only, something else in the place of a file
+        if debug or error.filename is None:
+            raise
+        where = error.filename if error.filename2 is None else error.filename2
+        where = os.fsdecode(where) if isinstance(where, str | bytes | os.PathLike) else where
+        what = f"{where}: {error.strerror}; see to that and run again (--debug shows where it came from)"
+        print(printable(f"lrcn {name}: {what}"), file=sys.stderr)
+        return 2
 
 
 @contextmanager

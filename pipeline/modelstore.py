@@ -18,7 +18,7 @@ import yaml
 
 from pipeline.errors import ModelError
 from pipeline.files import explaining_full_disk
-from pipeline.models.modelfolder import verify_model
+from pipeline.models.modelspec import verify_model
 from pipeline.trackingstore import (
     OFF,
     answers,

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pipeline.inference.answers import Answer
-from pipeline.inference.ledger import CHANGED, Ledger, file_state
+from pipeline.inference.ledger import CHANGED, UNREADABLE, Ledger, file_state
 from pipeline.inference.timesteps import write_timesteps
 from pipeline.progress import Progress
 from pipeline.video.limits import Limits
@@ -43,8 +43,8 @@ class Answering:
             recognizer.predict_files(paths, progress.add_frames, in_order=False, watch=self._watch)
         ) as answers:
             for answer in progress.over(answers):
-                if file_state(answer.path) != states[answer.path]:
-                    answer = Answer(answer.path, "failed", CHANGED)
+                if (state := file_state(answer.path)) != states[answer.path]:
+                    answer = Answer(answer.path, "failed", state if state.startswith(UNREADABLE) else CHANGED)
                 write_timesteps(self._out, answer, recognizer.model.classes, self._ledger.model_id)
                 if thumbnail := self._thumbnails.pop(answer.path, None):
                     thumbnail.write(self._out, answer.path)

@@ -114,12 +114,17 @@ def reason_of(error: Exception) -> str:
 
 
 def output_name(path: str) -> str:
-    """Name, without ending, of what is written for one file: its own, made harmless, and eight digits of its path.
+    """Name, without ending, of what is written for one file: its own, made harmless, and twelve digits of its path.
 
     Two files never share a name, whatever they are called and wherever they lie.
 
     >>> output_name("clips/sit down.mp4")
-    'sit_down.mp4-a7b653e0'
+    'sit_down.mp4-a7b653e00b63'
     """
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", os.path.basename(path))[-80:].lstrip(".-")  # noqa: PTH119
-    return f"{stem or 'file'}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+    return f"{stem or 'file'}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
+
+
+def is_output_name(stem: str) -> bool:
+    """Whether a name without ending looks like one of `output_name`: other files in those folders are not touched."""
+    return re.fullmatch("[A-Za-z0-9._-]+-[0-9a-f]{12}", stem) is not None

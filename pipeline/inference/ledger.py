@@ -16,6 +16,7 @@ from pipeline.inference.answers import Answer
 
 LEDGER = ".ledger.jsonl"
 CHANGED = "changed while it was read; run again when it is complete"
+UNREADABLE = "cannot be read"
 SECONDS_BETWEEN_SYNCS = 1.0
 
 
@@ -24,7 +25,7 @@ def file_state(path: str) -> str:
     try:
         status = os.stat(path)  # noqa: PTH116
     except OSError as error:
-        return f"unreadable: {error.strerror}"
+        return f"{UNREADABLE}: {error.strerror}"
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
@@ -100,10 +101,6 @@ class LedgerReader:
     def has_timesteps(self, path: str) -> bool:
         """Whether the scores at timesteps of a file's answer, which must be in the ledger, were kept."""
         return self._lines[path].has_timesteps
-
-    def get(self, path: str, state: str) -> Answer | None:
-        """The answer to a file that looks as it did then, None when it has to be looked at (again, after a failure)."""
-        return self.read(path) if self.status(path, state) not in (None, "failed") else None
 
     def read(self, path: str) -> Answer:
         """The answer to a file, which must be in the ledger, whatever the file looks like now."""

@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import os
-import re
 import threading
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -16,7 +15,7 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.errors import RejectedVideo
 from pipeline.files import DISK_FULL, explaining_full_disk, replacing, sweep, write_text
-from pipeline.inference.answers import Answer, Segment, output_name
+from pipeline.inference.answers import Answer, Segment, is_output_name, output_name
 from pipeline.inference.drawing import Timeline
 from pipeline.inference.ledger import file_state
 from pipeline.inference.overlayworker import DONE
@@ -30,7 +29,6 @@ OVERLAYS = "overlays"
 WORKER = "pipeline.inference.overlayworker"
 MADE = ".made.jsonl"
 NO_OVERLAY = "no overlay"
-OUTPUT_NAME = re.compile(r".+-[0-9a-f]{8}")  # as `output_name` makes them; other files are not touched
 # When all is encoded, MP4's index moves to the front, and all of the file behind it: ten hours of video take a while,
 # in which no picture comes.
 SECONDS_TO_REWRITE = 300.0
@@ -97,7 +95,7 @@ def prune_overlays(folder: Path, answers: Iterable[Answer], *, threshold: float 
     if made.folder.is_dir():
         sweep(made.folder)
         for path in sorted(made.folder.glob("*.mp4")):
-            if OUTPUT_NAME.fullmatch(path.stem) and path.stem not in keep:
+            if is_output_name(path.stem) and path.stem not in keep:
                 path.unlink()
     return digests
 

@@ -39,7 +39,7 @@ from pipeline.models.modelspec import read_spec
 from pipeline.modelstore import model_folder
 from pipeline.threads import SIGNAL_SECONDS
 
-FOLDERS = ("frames", "thumbnails", "subtitles", "overlays", "exports", "exports/elan")  # of results, file by file
+FOLDERS = ("frames", "thumbnails", "subtitles", "overlays", "exports", "exports/elan", "exports/fiftyone")
 DONE = ("ok", "damaged", "rejected")
 
 
@@ -147,7 +147,8 @@ def predict_once(
     """Answer for what has no answer yet, write the tables, say what became of all; returns the exit code."""
     states = {path: file_state(path) for path in inputs.files}
     taken = set(take_over(out, ledger, states))
-    todo = [path for path in states if path not in taken and not is_done(out, ledger, path, states[path])]
+    just_failed = {path for path in taken if ledger.last_status(path) == "failed"}
+    todo = [path for path in states if path not in just_failed and not is_done(out, ledger, path, states[path])]
     answering.run(todo, states)
     write(LedgerAnswers(ledger, inputs.paths, inputs.reasons))
     shards = f", {len(taken)} answer(s) taken from shards" if taken else ""
@@ -176,7 +177,7 @@ def watch(
 
     A file that failed is tried once, and again when it has changed. Tables hold the files that are there and answered.
     """
-    looks, tried = Looks(options.watch), set[tuple[str, str]]()
+    looks, seen = Looks(options.watch), set[tuple[str, str]]()
     states: dict[str, str] = {}
     written: list[tuple[str, str, str | None]] = []
     said, missing = set[str](), {note for note in inputs.notes if note.endswith(NOT_THERE)}
@@ -201,16 +202,13 @@ def watch(
         if growing:
             text = f"predict: {len(growing)} file(s) are still being written and left until they are whole, first "
             print(printable(text + growing[0]), file=sys.stderr, flush=True)
-        todo = [
-            path
-            for path in looks.whole(states)
-            if not is_done(options.out, ledger, path, states[path]) and (path, states[path]) not in tried
-        ]
-        tried.update((path, states[path]) for path in todo)
+        new = [path for path in looks.whole(states) if (path, states[path]) not in seen]
+        seen.update((path, states[path]) for path in new)
+        todo = [path for path in new if not is_done(options.out, ledger, path, states[path])]
         try:
             answering.run(todo, states)
             bring_up_to_date(len(todo))
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # also one that ended the writing half-way
             bring_up_to_date(sum(ledger.status(path, states[path]) is not None for path in todo))
             raise
         except OSError:

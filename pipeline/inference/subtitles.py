@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 
 from pipeline.files import update_text
-from pipeline.inference.answers import Answer, Segment, output_name
+from pipeline.inference.answers import Answer, Segment, is_output_name, output_name
 from pipeline.inference.results import is_sure
 from pipeline.inference.resultsettings import AddAnswer, ResultSettings
 
@@ -86,7 +86,7 @@ def remove_others(folder: Path, suffixes: Sequence[str], keep: set[str]) -> None
     """Remove files of these endings that are named like outputs, see `output_name`, and are not to be kept."""
     if folder.is_dir():
         for path in folder.iterdir():
-            if path.suffix in suffixes and path.name not in keep and re.search(r"-[0-9a-f]{8,}$", path.stem):
+            if path.suffix in suffixes and path.name not in keep and is_output_name(path.stem):
                 path.unlink(missing_ok=True)
 
 

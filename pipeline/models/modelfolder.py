@@ -24,13 +24,12 @@ from pipeline.errors import ModelError, ViewMismatch
 from pipeline.features.store import VideoFeatures
 from pipeline.files import content_hash
 from pipeline.models.calibration import UNCALIBRATED
-from pipeline.models.modelspec import MODEL_FORMAT, ModelSpec, read_description, read_spec
+from pipeline.models.modelspec import FILES, MODEL_FORMAT, ModelSpec, verify_model
 from pipeline.models.recurrent import RecurrentClassifier, Steps
 from pipeline.models.streaming import Stream
 
 CLIPS_AT_A_TIME = 64  # also sequences: crops of a video
-FILES = ("model.safetensors", "backbone.safetensors")
-__all__ = ["FILES", "Model", "ModelSpec", "load_model", "read_spec", "save_model"]
+__all__ = ["Model", "ModelSpec", "load_model", "save_model"]
 
 
 class Model:
@@ -220,20 +219,6 @@ def save_model(folder: Path, model: Model, backbone_file: Path) -> None:
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def verify_model(folder: Path | str) -> ModelSpec:
-    """What a model folder's `model.yaml` says, every file having the hash that stands there; else raises ModelError."""
-    folder = Path(folder)
-    spec, hashes = read_description(folder)
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder}: {name} is missing; copy the whole folder")
-        if content_hash(folder / name) != hashes.get(name):
-            raise ModelError(
-                f"{folder / name}: its SHA-256 is not the one in model.yaml: the file is damaged or was exchanged"
-            )
-    return spec
 
 
 def load_model(folder: Path | str, device: str = "cpu") -> Model:

@@ -1,4 +1,4 @@
-"""What `model.yaml` in a model folder says. To read it takes no PyTorch."""
+"""What `model.yaml` in a model folder says, and whether its files are those. To read it takes no PyTorch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +7,12 @@ from typing import Any, Literal
 import yaml
 
 from pipeline.errors import ModelError
+from pipeline.files import content_hash
 from pipeline.models.calibration import UNCALIBRATED, Calibration
 from pipeline.view import View
 
 MODEL_FORMAT = 4
+FILES = ("model.safetensors", "backbone.safetensors")
 
 
 @dataclass(frozen=True)
@@ -59,3 +61,17 @@ def read_description(folder: Path) -> tuple[ModelSpec, dict[str, str]]:
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder}/model.yaml: not a model description ({error}); copy the folder again") from error
     return spec, hashes
+
+
+def verify_model(folder: Path | str) -> ModelSpec:
+    """What a model folder's `model.yaml` says, every file having the hash that stands there; else raises ModelError."""
+    folder = Path(folder)
+    spec, hashes = read_description(folder)
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder}: {name} is missing; copy the whole folder")
+        if content_hash(folder / name) != hashes.get(name):
+            raise ModelError(
+                f"{folder / name}: its SHA-256 is not the one in model.yaml: the file is damaged or was exchanged"
+            )
+    return spec

@@ -181,7 +181,7 @@ def test_shards_do_each_file_once_and_the_call_without_them_gathers_it_all(folde
         assert cli.main([*command, "--shard", f"{number}/3"]) == 0
         assert f"shard {number}/3, " in capsys.readouterr().out
         counts.append(len(ledger_entries(f"sharded/.shards/{number}-of-3")))
-        assert sorted(path.name for path in Path("sharded").iterdir()) == [".shards"]
+        assert sorted(path.name for path in Path("sharded").iterdir()) == [".shards", "thumbnails"]
     assert sum(counts) == NUM_CLIPS
     assert min(counts) > NUM_CLIPS / 6
     with running(*command[1:], "--shard", "2/3") as process:  # again: there is nothing to do
@@ -242,7 +242,8 @@ def test_a_folder_that_fills_up_is_watched(folder, tmp_path):
         wait_until(lambda: label_of("text.mp4") == "right", process)
         (drop / "a.mp4").unlink()
         wait_until(lambda: names() == ["growing.mp4", "text.mp4"], process)
-        time.sleep(1)  # the other tables are written too
+        wait_until(lambda: "a.mp4" not in (out / "report.html").read_text(encoding="utf-8"), process)  # written last
+        time.sleep(0.2)
         drop.rename(tmp_path / "away")
         time.sleep(1.2)
         assert not drop.exists()  # nothing is made in its place
@@ -259,6 +260,7 @@ def test_a_folder_that_fills_up_is_watched(folder, tmp_path):
     assert sum(map(int, re.findall(r"(\d+) looked at now", output))) == 5  # text.mp4 twice
     answers = [entry["path"] for entry in ledger_entries(out)]
     assert answers.count(str(drop / "growing.mp4")) == 1
+    assert "b.mp4" in (out / "report.html").read_text(encoding="utf-8")  # though it ended while that was to be written
     assert {path.name for path in drop.iterdir()} == {"b.mp4", "growing.mp4", "text.mp4", "out"}
 
 
@@ -272,6 +274,14 @@ def test_a_watch_that_is_ended_in_the_middle_writes_what_is_there(folder):
     assert 10 <= len(found) == len(ledger_entries("ended"))
     assert found == {path: row for path, row in rows("whole").items() if path in found}
     assert f"{len(found)} file(s), {len(found)} looked at now" in output
+
+
+def test_a_path_that_is_asked_for_twice_is_answered_twice(folder):
+    with Recognizer.load(CLIP, device="cpu") as loaded:
+        for in_order in (True, False):
+            answers = list(loaded.predict_files(["left.mp4", "none.mp4", "left.mp4"], in_order=in_order))
+            found = sorted((answer.path, answer.status, answer.label) for answer in answers)
+            assert found == [("left.mp4", "ok", "left"), ("left.mp4", "ok", "left"), ("none.mp4", "failed", "")]
 
 
 def test_an_output_folder_that_cannot_be_written_is_found_before_anything_is_decoded(folder, tmp_path):

@@ -52,7 +52,7 @@ def test_a_copy_that_keeps_old_dates_is_as_new_as_its_change_time():
 
 
 def test_times_of_a_clock_that_is_ahead_and_files_that_cannot_be_read_wait_for_nothing():
-    looks, found = Looks(10), {"ahead": state(5, 1e6), "closed": "unreadable: Permission denied"}
+    looks, found = Looks(10), {"ahead": state(5, 1e6), "closed": "cannot be read: Permission denied"}
     looks.whole(found, 100)
     assert looks.whole(found, 101) == ["ahead", "closed"]
 
