@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -93,22 +94,20 @@ class Recognizer:
                 except Exception as error:  # noqa: BLE001 - one file's failure is its answer, the others go on
                     yield Answer(path, status_of(error), reason_of(error))
             return
-        readers: dict[str, IsolatedReader] = {}
 
-        def frames(path: str) -> Iterator[Frame]:
-            readers[path] = self._decoders.reader(path)
-            return watch(path, readers[path].frames(view.fps, view.short_side))
+        def frames(file: _File) -> Iterator[Frame]:
+            return watch(file.path, file.reader.frames(view.fps, view.short_side))
 
-        jobs = ((path, frames(path)) for path in paths)
+        files = (_File(path, self._decoders.reader(path)) for path in paths)
+        jobs = ((file, frames(file)) for file in files)
         with contextlib.closing(self._extractor.run(jobs, progress, in_order=in_order)) as results:
-            for path, result in results:
-                reader = readers.pop(path)
+            for file, result in results:
                 try:
                     if isinstance(result, Exception):
                         raise result
-                    yield self.answer(path, result, reader.verdict)
+                    yield self.answer(file.path, result, file.reader.verdict)
                 except Exception as error:  # noqa: BLE001 - one file's failure is its answer, the others go on
-                    yield Answer(path, status_of(error), reason_of(error))
+                    yield Answer(file.path, status_of(error), reason_of(error))
 
     def stream(self, frames: LiveInput) -> Iterator[LiveAnswer]:
         """Answers while a video goes on, one for each timestep of the view: what `lrcn stream` prints.
@@ -175,6 +174,17 @@ class Recognizer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@dataclass(frozen=True, eq=False)
+class _File:
+    """A file that is read; one that is named twice is two of them."""
+
+    path: str
+    reader: IsolatedReader
+
+    def __str__(self) -> str:
+        return self.path
 
 
 def _facts(verdict: Verdict) -> VideoFacts:
