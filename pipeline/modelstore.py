@@ -78,7 +78,7 @@ def model_folder(model: str | Path, uri: str | None = None) -> Path:
             "it, or name a model folder"
         ) from None
     except _troubles() as error:
-        said = " ".join(str(error).split())[:TROUBLE_LETTERS]
+        said = _shown(" ".join(str(error).split()))[:TROUBLE_LETTERS]
         raise ModelError(f"{address}: not found in {_shown(uri)} ({said}); expected {FORMS}") from None
 
 
@@ -240,6 +240,6 @@ def _troubles() -> tuple[type[Exception], ...]:
     )  # fmt: skip
 
 
-def _shown(uri: str) -> str:
-    """A tracking URI without the user and password in it."""
-    return re.sub(r"//[^/@\s]+@", "//", uri)
+def _shown(text: str) -> str:
+    """A text without the user and password of a URI in it."""
+    return re.sub(r"//[^/@\s]+@", "//", text)

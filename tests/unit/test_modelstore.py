@@ -257,6 +257,15 @@ def test_passwords_are_not_printed() -> None:
         model_folder("models:/demo@champion", "http://me:secret@127.0.0.1:9")
 
 
+def test_passwords_in_what_mlflow_says_are_not_printed(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(address: str, uri: str) -> Path:
+        raise OSError("API request to http://me:secret@host/api/2.0 failed")
+
+    monkeypatch.setattr(modelstore, "_fetched", fails)
+    with pytest.raises(ModelError, match=r"\(API request to http://host/api/2.0 failed\)"):
+        model_folder("models:/demo@champion", uri)
+
+
 @pytest.mark.slow
 def test_a_silent_server_is_given_up_within_ten_seconds() -> None:
     with socket.socket() as server:
