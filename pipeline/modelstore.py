@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from pipeline.errors import ModelError
-from pipeline.files import explaining_full_disk
+from pipeline.files import DISK_FULL, explaining_full_disk
 from pipeline.models.modelspec import verify_model
 from pipeline.trackingstore import (
     OFF,
@@ -59,6 +59,8 @@ def model_folder(model: str | Path, uri: str | None = None) -> Path:
     address = str(model)
     form = ADDRESS.fullmatch(address)
     if form is None:
+        if re.match(r"[A-Za-z][\w+.-]*:", address) and not Path(model).exists():
+            raise ModelError(f"{address}: no such folder, and not an address of a model; expected {FORMS}")
         return Path(model)
     given_id = form["rest"] if address.startswith("models:") and MODEL_ID.fullmatch(form["rest"]) else ""
     if given_id and _is_whole(cache_folder() / given_id):
@@ -70,8 +72,13 @@ def model_folder(model: str | Path, uri: str | None = None) -> Path:
             for kind in (DeprecationWarning, FutureWarning, UserWarning):  # about MLflow's own insides
                 warnings.simplefilter("ignore", kind)
             return _fetched(address, uri)
+    except ImportError as error:
+        raise ModelError(
+            f"{address}: where {_shown(uri)} keeps it is read with a package that is not installed ({error}); install "
+            "it, or name a model folder"
+        ) from None
     except _troubles() as error:
-        said = " ".join(str(error).split())[:TROUBLE_LETTERS]
+        said = _shown(" ".join(str(error).split()))[:TROUBLE_LETTERS]
         raise ModelError(f"{address}: not found in {_shown(uri)} ({said}); expected {FORMS}") from None
 
 
@@ -134,10 +141,18 @@ def _fetch(address: str, location: str, folder: Path, uri: str) -> None:
     """Fetch the model folder inside an MLflow model; it appears whole or not at all."""
     from mlflow.artifacts import download_artifacts
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder.parent)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    temporary.mkdir()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder.parent)
+        temporary.mkdir()
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise ModelError(
+            f"{folder.parent}: cannot be written ({error.strerror}), and models are kept there; set XDG_CACHE_HOME to "
+            "a folder that can, or name a model folder"
+        ) from None
     try:
         with current(uri), patience():  # as artifacts behind the tracking server itself are addressed
             description = download_artifacts(f"{location}/MLmodel", dst_path=str(temporary), tracking_uri=uri)
@@ -225,6 +240,6 @@ def _troubles() -> tuple[type[Exception], ...]:
     )  # fmt: skip
 
 
-def _shown(uri: str) -> str:
-    """A tracking URI without the user and password in it."""
-    return re.sub(r"//[^/@\s]+@", "//", uri)
+def _shown(text: str) -> str:
+    """A text without the user and password of a URI in it."""
+    return re.sub(r"//[^/@\s]+@", "//", text)

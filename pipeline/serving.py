@@ -30,13 +30,14 @@ class RecognizerModel(PythonModel):
     def load_context(self, context: Any) -> None:
         """Read the model folder that was logged; raises ModelError when it is damaged.
 
-        In a server no file is read for longer than a request may take: nobody waits for its answer any more.
+        In a server no file, and no request's files, are read for longer than a request may take: nobody waits for the
+        answer any more.
         """
         seconds = os.environ.get(TIMEOUT)
         limits = Limits() if seconds is None else Limits(seconds_per_file=float(seconds))
         recognizer = Recognizer.load(context.artifacts["model"], limits=limits)
         weakref.finalize(self, recognizer.close)
-        self._served = Served(recognizer)
+        self._served = Served(recognizer) if seconds is None else Served(recognizer, float(seconds))
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""`lrcn export MODEL --out FOLDER`: a model as ONNX, each file checked against PyTorch before it appears.
+"""`lrcn export MODEL --out DIR`: a model as ONNX, each file checked against PyTorch before it appears.
 
 backbone.onnx   pixels to features; not of a model that was trained on ready-made features
 sequence.onnx   features of whole sequences to probabilities
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Export a model; 0 when every file agrees with PyTorch."""
     parser = argparse.ArgumentParser(prog="lrcn export", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("model", metavar="MODEL", help="a model folder, models:/NAME@ALIAS, runs:/RUN_ID/model")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the ONNX files")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the ONNX files")
     options = parser.parse_args(argv)
     require_onnx()
     folder = model_folder(options.model)

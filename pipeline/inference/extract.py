@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--crop", type=int, default=224, help="pixels of the square in the middle (default 224)")
     parser.add_argument("--crops", type=int, choices=[1, 10], default=1, help="squares of each frame (default 1)")
     parser.add_argument("--flow", choices=["dis", "farneback"], default="", help="optical flow instead of colour")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the features")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the features")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add_decoding_arguments(parser)
     options = parser.parse_args(argv)

@@ -63,11 +63,14 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --workers, --max-seconds and --max-memory."""
     limits = Limits()
-    parser.add_argument("--workers", type=int, default=0, help="videos decoded at a time; 0 = one per core (default)")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="videos decoded at a time; 0 = one per core (default)"
+    )
     parser.add_argument(
         "--max-seconds",
         type=float,
         default=limits.seconds_per_file,
+        metavar="SECONDS",
         help=f"give a file up when decoding takes longer (default {limits.seconds_per_file:.0f})",
     )
     parser.add_argument(

@@ -13,6 +13,7 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
         "--precision",
         type=float,
         default=0.9,
+        metavar="SHARE",
         help="answers are called sure from the score on at which so many of them were right (default 0.9)",
     )
 

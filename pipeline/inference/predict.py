@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="lrcn predict", description=__doc__, allow_abbrev=False)
     add_input_arguments(parser)
     parser.add_argument("--model", required=True, help="a model folder, models:/NAME@ALIAS, runs:/RUN_ID/model")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the results")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
     add_precision_argument(parser)
     add_result_arguments(parser)
     add_overlay_argument(parser)

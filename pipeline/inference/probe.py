@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="lrcn probe", description=__doc__, allow_abbrev=False)
     add_input_arguments(parser)
     parser.add_argument("--model", required=True, help="a model folder, models:/NAME@ALIAS, runs:/RUN_ID/model")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the results")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument("--seed", type=int, default=0, help="of the backgrounds that are borrowed (default 0)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add_decoding_arguments(parser)

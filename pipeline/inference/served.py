@@ -9,14 +9,16 @@ import math
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.discovery import printable
-from pipeline.errors import RequestError
+from pipeline.errors import LrcnError, RequestError
 from pipeline.features.store import VideoFeatures
 from pipeline.inference.answers import Answer
 from pipeline.inference.recognizer import Recognizer
@@ -30,10 +32,14 @@ VIDEO_BYTES_MAX = 256 * 2**20
 
 
 class Served:
-    """Answers requests with a recognizer; threads may share it. Videos of one request are read at a time."""
+    """Answers requests with a recognizer; threads may share it. Videos of one request are read at a time.
 
-    def __init__(self, recognizer: Recognizer) -> None:
+    seconds: after so long no further video of a request is read: nobody waits for its answer any more, others do.
+    """
+
+    def __init__(self, recognizer: Recognizer, seconds: float = threading.TIMEOUT_MAX) -> None:
         self._recognizer = recognizer
+        self._seconds = seconds
         self._lock = threading.Lock()
 
     def answer(
@@ -54,6 +60,7 @@ class Served:
 
         Raises:
             RequestError: a row that is no question to this model; nothing is answered then.
+            LrcnError: it took longer than `seconds`.
         """
         model = self._recognizer.model
         if not 0 < precision < 1:
@@ -76,13 +83,32 @@ class Served:
 
     def _of_files(self, paths: Mapping[int, str], videos: Mapping[int, bytes]) -> dict[int, Answer]:
         """Answers by row. Bytes go to files of a folder that only this user may enter, for as long as it takes."""
-        with self._lock, tempfile.TemporaryDirectory(prefix="lrcn-") as folder:
-            named = dict(paths)
-            for n, data in videos.items():
-                named[n] = str(Path(folder, f"row{n}"))
-                Path(named[n]).write_bytes(data)
-            found = {answer.path: answer for answer in self._recognizer.predict_files(sorted(set(named.values())))}
+        end = time.monotonic() + self._seconds
+        if not self._lock.acquire(timeout=self._seconds):
+            raise LrcnError(f"not begun within {self._seconds:g} s: other requests were before it; send it again")
+        try:
+            with tempfile.TemporaryDirectory(prefix="lrcn-") as folder:
+                named = dict(paths)
+                for n, data in videos.items():
+                    named[n] = str(Path(folder, f"row{n}"))
+                    Path(named[n]).write_bytes(data)
+                found = self._until(end, sorted(set(named.values())))
+        finally:
+            self._lock.release()
         return {n: found[path] for n, path in named.items()}
+
+    def _until(self, end: float, paths: Sequence[str]) -> dict[str, Answer]:
+        """Answers by path; raises LrcnError when there are more to come at the time `end`."""
+        found: dict[str, Answer] = {}
+        with closing(self._recognizer.predict_files(paths)) as answers:
+            for answer in answers:
+                found[answer.path] = answer
+                if len(found) < len(paths) and time.monotonic() > end:
+                    raise LrcnError(
+                        f"{len(found)} of {len(paths)} videos were read within {self._seconds:g} s; send fewer at a "
+                        "time, or use `lrcn predict`"
+                    )
+        return found
 
     def _features(self, number: int, value: Any) -> VideoFeatures:
         spec = self._recognizer.model.spec

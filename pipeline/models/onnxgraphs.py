@@ -20,8 +20,6 @@ OPERATORS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}  # ONNX has them i, o, f, c and z, r, h
 DTYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE, "int64": TensorProto.INT64}
 
-Form = tuple[str, Sequence[int | str]]  # dtype and shape; a text stands for a size that may vary
-
 
 def sequence_graph(network: RecurrentClassifier, task: str, calibration: Calibration) -> onnx.ModelProto:
     """Whole sequences: `features` (B, T, D) float32, `lengths` (B,) int64 of 1 to T -> `probabilities`, `uncalibrated`.

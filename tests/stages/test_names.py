@@ -97,8 +97,9 @@ def test_predict_answers_for_forty_hostile_names(inbox, capsys):
     assert sorted({row["path"] for row in table("out/segments.csv")}) == sorted(inbox)
     assert snapshot("out") == before
     assert sorted(path.name for path in Path("out").iterdir()) == [
-        ".ledger.jsonl", "predictions.jsonl", "results.csv", "segments.csv",
+        ".ledger.jsonl", "predictions.jsonl", "report.html", "results.csv", "segments.csv", "thumbnails",
     ]  # fmt: skip
+    assert len(list(Path("out/thumbnails").iterdir())) == 40
     printed = capsys.readouterr()
     assert "40 file(s), 40 looked at now: 40 ok" in printed.out
     assert "3 further name(s) of listed files left out, first inbox/a link.mp4" in printed.err
@@ -190,8 +191,9 @@ def test_messages_are_one_line_each(toy, capsys):
     printed = capsys.readouterr()
     assert printed.out.endswith("see o\\nut\\udce9/results.csv\n")
     assert len(printed.out.splitlines()) == 1
-    assert all(line.startswith("predict: ") for line in printed.err.splitlines())
-    assert r"predict: a\nb\udce9.mp4: rejected: " in printed.err
+    about_model, about_file = printed.err.splitlines()
+    assert about_model.startswith("predict: no answer is called sure: ")
+    assert about_file == r"predict: a\nb\udce9.mp4: rejected: a text file, not a video"
     assert cli.main(["check", "--", "--debug"]) == 2  # after the two dashes come file names
     assert "lrcn check: --debug: no such file or folder" in capsys.readouterr().err
 

@@ -14,6 +14,7 @@ from pipeline.models.calibration import Calibration
 from pipeline.models.modelfolder import Model, ModelSpec, load_model, save_model
 from pipeline.models.recurrent import RecurrentClassifier
 from pipeline.view import View, features_key
+from tests.conftest import write_toy_video
 
 ARCHITECTURE = {
     "feature_size": 5, "cell": "lstm", "hidden_size": 8, "num_layers": 1, "bidirectional": False,
@@ -132,6 +133,22 @@ def test_pictures_from_python_give_typed_answers(tmp_path, videos):
     assert answers == again  # each call is a video of its own
     assert answers[0].label in load_model(tmp_path / "model").classes
     assert sum(answers[0].scores.values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.slow  # importing torchvision
+@pytest.mark.parametrize("in_order", [True, False])
+def test_a_file_that_is_named_twice_is_answered_twice(tmp_path, in_order):
+    """Fails with readers looked up by path: KeyError."""
+    backbone = load_backbone("squeezenet1_1", "random", seed=0)
+    saved(tmp_path, make("clip", view=View(10, 32, 32), feature_size=backbone.feature_size), backbone)
+    write_toy_video(tmp_path / "a.mp4", "left", 0)
+    (tmp_path / "b.mp4").write_text("text")
+    paths = [str(tmp_path / name) for name in ("a.mp4", "a.mp4", "b.mp4", "a.mp4", "b.mp4")]
+    with Recognizer.load(tmp_path / "model", device="cpu") as recognizer:
+        answers = list(recognizer.predict_files(paths, in_order=in_order))
+        assert {answer.path: answer for answer in answers}[paths[0]] == recognizer.predict(paths[0])
+    assert sorted(answer.path for answer in answers) == sorted(paths)
+    assert {(answer.path, answer.status) for answer in answers} == {(paths[0], "ok"), (paths[2], "rejected")}
 
 
 def test_a_model_of_ready_made_features_has_no_pictures_to_look_at(tmp_path):

@@ -191,6 +191,36 @@ def test_what_is_not_there_is_named_in_one_line(uri: str, address: str, message:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("address", ["models:demo@champion", "Models:/demo/3", "s3://bucket/model", "run:/1/model"])
+def test_what_looks_like_an_address_is_no_folder(address: str) -> None:
+    with pytest.raises(
+        ModelError, match=f"^{address}: no such folder, and not an address of a model; expected models:"
+    ):
+        model_folder(address)
+
+
+def found_at(location: str) -> Callable[..., Any]:
+    return lambda client, address: modelstore._Found("m-" + "0" * 32, location)
+
+
+def test_a_store_that_needs_another_package_names_it(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modelstore, "_look_up", found_at("s3://bucket/model"))
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.setitem(sys.modules, "botocore", None)
+    with pytest.raises(ModelError, match=r"a package that is not installed \(.*boto.*\); install it, or name a model"):
+        model_folder("models:/a@b", uri)
+
+
+def test_a_cache_that_cannot_be_written_is_named(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modelstore, "_look_up", found_at("/nowhere"))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(
+        ModelError, match=r"file/lrcn-pipeline/models: cannot be written \(Not a directory\).*XDG_CACHE"
+    ):
+        model_folder("models:/a@b", uri)
+
+
 @pytest.mark.slow
 def test_a_runs_other_models_are_named(logged: Any, uri: str) -> None:
     with pytest.raises(ModelError, match=r"has no model of this name; expected one of its models: model$"):
@@ -225,6 +255,15 @@ def test_without_a_place_to_look_it_says_so(tmp_path: Path, monkeypatch: pytest.
 def test_passwords_are_not_printed() -> None:
     with pytest.raises(ModelError, match=r"no answer from http://127.0.0.1:9,"):
         model_folder("models:/demo@champion", "http://me:secret@127.0.0.1:9")
+
+
+def test_passwords_in_what_mlflow_says_are_not_printed(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(address: str, uri: str) -> Path:
+        raise OSError("API request to http://me:secret@host/api/2.0 failed")
+
+    monkeypatch.setattr(modelstore, "_fetched", fails)
+    with pytest.raises(ModelError, match=r"\(API request to http://host/api/2.0 failed\)"):
+        model_folder("models:/demo@champion", uri)
 
 
 @pytest.mark.slow

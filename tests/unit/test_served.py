@@ -2,7 +2,10 @@
 
 import base64
 import tempfile
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from pipeline.errors import RequestError
+from pipeline.errors import LrcnError, RequestError
 from pipeline.features.store import VideoFeatures
 from pipeline.inference import served
 from pipeline.inference.recognizer import Recognizer
@@ -228,6 +231,32 @@ def test_bytes_are_read_from_a_file_that_is_gone_afterwards(serve, tmp_path, mon
     assert seen == [b"one", bytes(range(256)), b"three"]
     assert [record["status"] for record in records] == ["ok"] * 3
     assert set(tmp_path.iterdir()) == before
+
+
+def test_a_request_that_nobody_waits_for_lets_the_next_one_go(serve, tmp_path, monkeypatch) -> None:
+    """Fails where all videos of a request are read however long it takes: 100 times a tenth of a second."""
+    model, _ = serve("clip")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before, read = set(tmp_path.iterdir()), threading.Event()
+
+    def slow(*_: object) -> VideoFeatures:
+        read.set()
+        time.sleep(0.1)
+        return VideoFeatures(drawn(9), np.arange(9.0), np.arange(9.0))
+
+    monkeypatch.setattr("pipeline.inference.recognizer.read_given", slow)
+    asked = Served(Recognizer.load(model.folder, device="cpu"), seconds=0.25)
+    with ThreadPoolExecutor() as threads:
+        long = threads.submit(asked.answer, [{"video": bytes([n])} for n in range(100)])
+        assert read.wait(10)
+        (features,) = asked.answer([{"features": drawn(3)}])  # these wait for nobody
+        with pytest.raises(LrcnError, match=r"^[1-9] of 100 videos were read within 0.25 s; send fewer at a time"):
+            long.result(10)
+    assert features["status"] == "ok"
+    assert [record["status"] for record in asked.answer([{"video": b"one"}])] == ["ok"]
+    assert set(tmp_path.iterdir()) == before
+    with asked._lock, pytest.raises(LrcnError, match=r"not begun within 0.25 s: other requests were before it"):
+        asked.answer([{"video": b"one"}])
 
 
 def test_a_video_that_cannot_be_used_is_a_row_with_a_reason(serve) -> None:
