@@ -190,14 +190,15 @@ def test_motion_jpeg_has_the_times_of_arrival(models, tmp_path, capsys):
     assert labels(found)[-1]["time_seconds"] > 2
 
 
-def test_hls_comes_in_pieces_and_plays_at_its_own_pace(models, tmp_path, capsys):
-    """Taken as it comes, all but the newest two pictures of a piece would be dropped."""
+@pytest.mark.parametrize("name", ["a.m3u8", "a.ts"])
+def test_what_comes_early_plays_at_its_own_pace(models, tmp_path, capsys, name):
+    """HLS comes in pieces, a file at once: all but the newest two pictures of them would be dropped."""
     write(tmp_path / "a.ts", pictures=moving(40), fps=20, format="mpegts")
     (tmp_path / "a.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\na.ts\n#EXT-X-ENDLIST\n")
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/a.m3u8"
+        url = f"http://127.0.0.1:{server.server_port}/{name}"
         _, found, _ = stream(capsys, url, "--model", models / "frame", "--give-up", 0)
         server.shutdown()
     assert len(labels(found)) > 10
