@@ -154,6 +154,15 @@ def test_a_file_at_its_own_pace_and_an_overlay(models, tmp_path, capsys):
     assert stream(capsys, video, "--model", models / "frame", "--overlay", video)[0] == 2
 
 
+def test_a_full_disk_ends_the_overlay_and_not_the_answers(models, tmp_path, capsys):
+    pictures = [*np.random.default_rng(0).integers(0, 256, (100, 64, 64, 3), np.uint8)]
+    video = write(tmp_path / "a.mkv", pictures=pictures, fps=20)
+    code, found, error = stream(capsys, video, "--model", models / "frame", "--fast", "--overlay", "/dev/full")
+    assert (code, len(labels(found))) == (1, 50)
+    assert "stream: no overlay from here on: /dev/full: No space left on device" in error
+    assert "50 timesteps answered" in error
+
+
 @pytest.mark.parametrize("scheme", ["http", "rtsp"])
 def test_a_source_that_dies_and_comes_back(models, transport, capsys, monkeypatch, scheme):
     """The first connection breaks off half-way, the second is no video, the third ends and nobody is there."""
