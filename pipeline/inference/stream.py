@@ -122,7 +122,7 @@ def follow_feed(recognizer: Recognizer, feed: Feed, log: "_Log", overlay: LiveOv
         connection = _Connection(items)
         for answer in recognizer.stream(connection):
             log.answer(answer, connection.latest, feed.num_dropped)
-            if overlay:
+            if overlay and answer.time_seconds == connection.latest.frame.time_seconds:  # no window that ended unseen
                 overlay.write(answer, connection.latest)
         event = connection.event
         assert event is not None  # only an event ends a connection
