@@ -17,10 +17,11 @@ from pipeline.inference.answers import Segment
 from pipeline.inference.drawing import OverlayState, Timeline, draw_overlay
 from pipeline.inference.live import LiveAnswer
 from pipeline.models.modelfolder import ModelSpec
-from pipeline.video.encode import H264Writer
+from pipeline.video.encode import WRITE_ERRORS, H264Writer
 from pipeline.video.feed import FeedFrame
 from pipeline.video.i420 import i420_to_rgb
 from pipeline.video.live import LiveSource
+from pipeline.video.source import one_line
 
 SHORTEST_SIDE = 240  # pixels; smaller frames are enlarged, so that letters can be read
 STRIP_SECONDS = 30.0  # of answers on the strip
@@ -94,8 +95,8 @@ class LiveOverlay:
     def _failing(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except WRITE_ERRORS as error:
             if not self.failed:
-                reason = f"{self._path}: {error.strerror}; what was written plays"
+                reason = f"{self._path}: {one_line(error)}; what was written plays"
                 print(printable(f"stream: no overlay from here on: {reason}"), file=sys.stderr)
             self.failed = True

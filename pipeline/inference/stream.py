@@ -19,6 +19,7 @@ import torch
 
 from pipeline.discovery import printable
 from pipeline.errors import LrcnError, VideoError
+from pipeline.inference.ending import ending_soon
 from pipeline.inference.live import LiveAnswer
 from pipeline.inference.liveoverlay import LiveOverlay
 from pipeline.inference.precision import add_precision_argument, tell_if_never_sure, threshold_of
@@ -71,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.fast and source.kind != "file":
         raise LrcnError(f"--fast reads a file; {source.name} comes as fast as it does: leave it away")
     try:
-        return stream_source(source, options)
+        with ending_soon("stream"):
+            return stream_source(source, options)
     except KeyboardInterrupt as stop:
         return 128 + int(stop.args[0] if stop.args else signal.SIGINT)
 
@@ -120,7 +122,7 @@ def follow_feed(recognizer: Recognizer, feed: Feed, log: "_Log", overlay: LiveOv
         connection = _Connection(items)
         for answer in recognizer.stream(connection):
             log.answer(answer, connection.latest, feed.num_dropped)
-            if overlay:
+            if overlay and answer.time_seconds == connection.latest.frame.time_seconds:  # no window that ended unseen
                 overlay.write(answer, connection.latest)
         event = connection.event
         assert event is not None  # only an event ends a connection

@@ -42,6 +42,7 @@ FRAGMENTED = {
     "flush_packets": "1",
     "fflags": "+bitexact",
 }
+WRITE_ERRORS = (OSError, av.FFmpegError)
 
 
 class SoundSource(Protocol):
@@ -89,7 +90,7 @@ class H264Writer:
         self._tick, self._step = -1, round(STEP_SECONDS / TIME_BASE)
         self._key_seconds = -math.inf
         self._held: Packet[Stream] | None = None
-        self._is_open = True
+        self._is_open, self._is_broken = True, False
         # An absolute path: FFmpeg takes others for addresses at times.
         target = os.path.abspath(path)  # noqa: PTH100
         self._container = av.open(target, "w", format="mp4", options=FRAGMENTED if fragmented else WHOLE)
@@ -111,15 +112,16 @@ class H264Writer:
             self._step = tick - self._tick
         self._tick = tick
         self.num_frames += 1
-        if self._stream is None:
-            if self._first is None:
-                self._first = (i420, tick)
-                return
-            self._begin()
-        self._encode(i420, tick)
+        if self._stream is None and self._first is None:
+            self._first = (i420, tick)
+            return
+        with self._breaking():
+            if self._stream is None:
+                self._begin()
+            self._encode(i420, tick)
 
     def close(self, last_seconds: float | None = None) -> None:
-        """Complete the file; closing again does nothing.
+        """Complete the file; closing again does nothing. After an error in writing it is only let go of.
 
         last_seconds: how long the last picture is shown; as long as the one before it when it is not said.
         """
@@ -127,17 +129,12 @@ class H264Writer:
             return
         self._is_open = False
         try:
-            if self._stream is None and self._first is not None:
-                self._begin()
-            if self._stream is not None:
-                self._mux(self._stream.encode(None))
-                assert self._held is not None
-                step = self._step if last_seconds is None else round(last_seconds / TIME_BASE)
-                self._held.duration = max(1, step)
-                self._container.mux(self._held)
-                self._mux_sound(math.inf)
+            if not self._is_broken:
+                with self._breaking():
+                    self._finish(last_seconds)
         finally:
-            self._container.close()
+            with suppress(*((av.FFmpegError,) if self._is_broken else ())):  # the first error tells more
+                self._container.close()
 
     def __enter__(self) -> "H264Writer":
         return self
@@ -147,6 +144,26 @@ class H264Writer:
     ) -> None:
         with suppress(*((av.FFmpegError, VideoError) if error is not None else ())):  # the first error tells more
             self.close()
+
+    @contextmanager
+    def _breaking(self) -> Iterator[None]:
+        """After an error nothing more is written: FFmpeg has emptied packets that we still hold, and would crash."""
+        try:
+            yield
+        except BaseException:
+            self._is_broken = True
+            raise
+
+    def _finish(self, last_seconds: float | None) -> None:
+        if self._stream is None and self._first is not None:
+            self._begin()
+        if self._stream is not None:
+            self._mux(self._stream.encode(None))
+            assert self._held is not None
+            step = self._step if last_seconds is None else round(last_seconds / TIME_BASE)
+            self._held.duration = max(1, step)
+            self._container.mux(self._held)
+            self._mux_sound(math.inf)
 
     def _begin(self) -> None:
         """Add the streams, now that two times tell the rate, and encode the picture that waited for it."""

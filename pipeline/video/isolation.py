@@ -33,7 +33,7 @@ CLOSED = "the pool of decoding processes is closed"
 SECONDS_TO_START = 60.0
 READ_BYTES = 2**16
 MAX_STARTS = 3
-WATCH_SECONDS = 0.05  # between two looks at the memory of a child that keeps us waiting
+WATCH_SECONDS = 0.05  # between two looks at the memory of a child
 
 
 class DecoderPool:
@@ -194,7 +194,8 @@ class _Child:
     def __init__(self, limits: Limits, worker: str) -> None:
         self._limits = limits
         self._waited_seconds = 0.0
-        self._base_bytes: int | None = None  # memory in use before the first file; None while it starts
+        self._base_bytes: int | None = None  # the most in use before the first file; None while it starts
+        self._looked_seconds = 0.0  # when its memory was looked at, by time.monotonic
         self._frames = FrameReceiver()
         descriptors = self._frames.descriptors
         arguments = [json.dumps(asdict(limits)), *map(str, descriptors)]
@@ -249,7 +250,10 @@ class _Child:
         kind = PROGRESS
         while kind == PROGRESS:
             kind, size = MESSAGE.unpack(self._read(MESSAGE.size))
-        return kind, self._read(size)
+        contents = self._read(size)
+        if kind != PICTURE:  # the last of a file: whether it is refused must not depend on when we looked
+            self._check_memory()
+        return kind, contents
 
     def picture_or_answer(self) -> tuple[bytes, Any]:
         """The next message; a picture as Shown."""
@@ -282,6 +286,8 @@ class _Child:
             if not received:
                 raise self._death()
             self._received += received
+            if time.monotonic() - self._looked_seconds > WATCH_SECONDS:  # one that never keeps us waiting too
+                self._check_memory()
         taken, self._received = self._received[:size], self._received[size:]
         return taken
 
@@ -293,9 +299,7 @@ class _Child:
         of_file = SECONDS_TO_START if is_starting else limits.seconds_per_file - self._waited_seconds
         deadline = begin + min(patience, of_file)
         while not self._poll.poll(min(max(deadline - time.monotonic(), 0), WATCH_SECONDS) * 1000):
-            if self._base_bytes is not None and self._grown_bytes() > limits.memory_bytes:
-                limit = f"{limits.memory_bytes / 2**20:.0f} MB"
-                raise RejectedVideo(f"decoding needs more than {limit}, the limit for one file", is_transient=True)
+            self._check_memory()
             if time.monotonic() >= deadline:
                 reason = f"decoding hangs: no picture came for {patience:g} s"
                 if of_file < patience:
@@ -303,10 +307,15 @@ class _Child:
                 raise RejectedVideo(reason, is_transient=True)
         self._waited_seconds += time.monotonic() - begin
 
-    def _grown_bytes(self) -> int:
+    def _check_memory(self) -> None:
+        """Raise RejectedVideo when the most that was ever in use is above the limit: files before it kept to it."""
+        if self._base_bytes is None:
+            return
+        self._looked_seconds = time.monotonic()
         with suppress(OSError):  # it has just ended, which the pipe will tell
-            return memory_in_use(self.pid)[1] - (self._base_bytes or 0)
-        return 0
+            if memory_in_use(self.pid)[1] - self._base_bytes > self._limits.memory_bytes:
+                limit = f"{self._limits.memory_bytes / 2**20:.0f} MB"
+                raise RejectedVideo(f"decoding needs more than {limit}, the limit for one file", is_transient=True)
 
     def _death(self) -> RejectedVideo:
         try:

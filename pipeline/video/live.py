@@ -10,11 +10,10 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import av
 from av.container import InputContainer
@@ -25,7 +24,7 @@ from pipeline.errors import RejectedVideo, VideoError
 from pipeline.video.decode import DecodedFrame, Decoder
 from pipeline.video.limits import Limits
 from pipeline.video.reader import VideoReader
-from pipeline.video.source import FORMATS, check_size, one_line
+from pipeline.video.source import FORMATS, choose_stream, one_line
 from pipeline.video.verdict import Verdict
 
 # Motion JPEG as cameras send it, in parts of one answer or bare.
@@ -80,7 +79,10 @@ def find_source(text: str, **options: Any) -> LiveSource:
     """
     if text == "-":
         # Through this name a child opens the very pipe; a file that is redirected is read from its beginning.
-        return LiveSource("pipe", f"/proc/{os.getpid()}/fd/0", "standard input", ends=True, **options)
+        path, is_file = f"/proc/{os.getpid()}/fd/0", False
+        with suppress(OSError):  # it is closed, which opening it tells
+            is_file = stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116
+        return LiveSource("file" if is_file else "pipe", path, "standard input", ends=True, **options)
     if match := re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text):
         scheme = match[1].lower()
         name = without_password(text)
@@ -113,8 +115,12 @@ def without_password(address: str) -> str:
     >>> without_password("rtsp://admin:secret@10.0.0.7:554/live?key=1")
     'rtsp://10.0.0.7:554/live'
     """
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    scheme, _, rest = address.partition("://")
+    host = re.split("[/?#]", rest)[0]
+    path = rest[len(host) :]
+    if "@" not in host and "@" in path and not re.fullmatch(r"([^:]*|\[.*\])(:\d*)?", host):
+        host, path = "", path.rpartition("@")[2]  # what was to be the password has one of /?# in it
+    return f"{scheme.lower()}://{host.rpartition('@')[2]}{re.split('[?#]', path)[0]}"
 
 
 def live_reader(source: LiveSource, limits: Limits, progress: Callable[[], None] = lambda: None) -> VideoReader:
@@ -155,8 +161,9 @@ class LiveDecoder(Decoder):
     """Pictures of a pipe, a camera or an address as they come; nothing grows while it goes on.
 
     Times are the source's own stamps where it has some, else those of arrival. HLS, which comes in pieces of seconds,
-    plays at its own pace: a picture that comes early waits. Ends with the source; raises
-    RejectedVideo when it breaks off, or its stamps jump, which are another stream's then.
+    and a file at an address, which comes as fast as the network is, play at their own pace: a picture that comes early
+    waits. Ends with the source; raises RejectedVideo when it breaks off, or its stamps jump, which are another
+    stream's then.
     """
 
     def __init__(
@@ -192,7 +199,8 @@ class LiveDecoder(Decoder):
     def _follow(self, container: InputContainer, stream: VideoStream) -> Iterator[DecodedFrame]:
         times = StampedTimes(Fraction(stream.time_base or 1), stamped(container))
         context, now = stream.codec_context, self._clock_on_wall[0]
-        comes_in_pieces = "hls" in container.format.name.split(",")
+        # Only what does not go on for ever has a size.
+        comes_early = self._source.kind == "address" and ("hls" in container.format.name or container.size > 0)
         begin = time_seconds = 0.0  # of the pace, where there is one; of the latest picture
         for packet in container.demux(stream):  # at the end an empty one: the pictures that the codec still holds
             arrived = now()
@@ -207,7 +215,7 @@ class LiveDecoder(Decoder):
                 self._examine(picture)
                 before, time_seconds = time_seconds, times.tick(picture.pts, arrived)
                 self._last_step_seconds = time_seconds - before
-                if comes_in_pieces:
+                if comes_early:
                     begin = max(begin, arrived - time_seconds)
                     arrived = begin + time_seconds
                     wait_until(arrived, self._clock_on_wall, self._progress)
@@ -253,11 +261,11 @@ def stamped(container: InputContainer) -> bool:
 
 @contextmanager
 def open_live(source: LiveSource, limits: Limits) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a pipe, a camera or an address; its largest video stream, ready to be decoded by one thread.
+    """Open a pipe, a camera or an address; its video stream, ready to be decoded by one thread.
 
     Raises RejectedVideo when there is none, and what PyAV raises when it cannot be opened.
     """
-    protocols, formats = SCHEMES[urlsplit(source.url).scheme] if source.kind == "address" else ("file", STREAM_FORMATS)
+    protocols, formats = SCHEMES[source.url.partition(":")[0]] if source.kind == "address" else ("file", STREAM_FORMATS)
     options = {
         "protocol_whitelist": protocols,
         "format_whitelist": "video4linux2,v4l2" if source.kind == "camera" else formats,
@@ -273,12 +281,4 @@ def open_live(source: LiveSource, limits: Limits) -> Iterator[tuple[InputContain
         metadata_errors="replace",
         timeout=source.timeout_seconds,
     ) as container:
-        streams = [stream for stream in container.streams.video if stream.codec_context is not None]
-        if not streams:
-            raise RejectedVideo("no video stream", is_transient=True)
-        stream = max(streams, key=lambda stream: stream.codec_context.width * stream.codec_context.height)
-        context = stream.codec_context
-        check_size(context.width, context.height, limits)
-        context.thread_type, context.thread_count = "NONE", 1
-        context.options = {"max_pixels": str(limits.pixels_per_frame)}
-        yield container, stream
+        yield container, choose_stream(container, limits)[0]

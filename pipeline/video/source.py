@@ -77,14 +77,7 @@ def open_source(path: Path, limits: Limits) -> Iterator[Source]:
     path = Path(os.path.abspath(path))  # noqa: PTH100 - Path.resolve would follow links, and so change the name
     read_state(path)
     with _open(path, limits) as container:
-        source = _choose_stream(path, container)
-        context = source.stream.codec_context
-        check_size(context.width, context.height, limits)
-        # Threads make damaged files decode differently from run to run.
-        context.thread_type = "NONE"
-        context.thread_count = 1
-        context.options = {"max_pixels": str(limits.pixels_per_frame)}
-        yield source
+        yield Source(path, container, *choose_stream(container, limits))
 
 
 def check_size(width: int, height: int, limits: Limits) -> None:
@@ -128,7 +121,8 @@ def _why_not_opened(path: Path, error: Exception) -> str:
     return f"cannot be opened: {one_line(error)}"
 
 
-def _choose_stream(path: Path, container: InputContainer) -> Source:
+def choose_stream(container: InputContainer, limits: Limits) -> tuple[VideoStream, list[str]]:
+    """The video stream of an open container, ready to be decoded by one thread, and oddities; raises RejectedVideo."""
     streams = list(container.streams.video)
     if not streams:
         raise RejectedVideo("no video stream")
@@ -140,11 +134,15 @@ def _choose_stream(path: Path, container: InputContainer) -> Source:
     if not streams:
         raise RejectedVideo("its video codec is unknown: there is no decoder for it")
     chosen = max(streams, key=lambda stream: stream.codec_context.width * stream.codec_context.height)
-    source = Source(path, container, chosen)
+    context, notes = chosen.codec_context, []
     if len(streams) > 1:
         sizes = ", ".join(f"{stream.codec_context.width}x{stream.codec_context.height}" for stream in streams)
-        source.notes.append(f"{len(streams)} video streams ({sizes}): the largest is read")
-    aspect = chosen.codec_context.sample_aspect_ratio
+        notes.append(f"{len(streams)} video streams ({sizes}): the largest is read")
+    aspect = context.sample_aspect_ratio
     if aspect and aspect != 1:
-        source.notes.append(f"pixels are not square ({aspect.numerator}:{aspect.denominator}): shown as stored")
-    return source
+        notes.append(f"pixels are not square ({aspect.numerator}:{aspect.denominator}): shown as stored")
+    check_size(context.width, context.height, limits)
+    # Threads make damaged files decode differently from run to run.
+    context.thread_type, context.thread_count = "NONE", 1
+    context.options = {"max_pixels": str(limits.pixels_per_frame)}
+    return chosen, notes

@@ -7,6 +7,7 @@ Frames go through shared memory.
 import json
 import os
 import queue
+import re
 import resource
 import signal
 import struct
@@ -117,10 +118,13 @@ def limit_address_space(num_bytes: int) -> None:
 
 
 def memory_in_use(pid: int) -> tuple[int, int]:
-    """Address space and resident memory of a process in bytes; raises OSError when there is none of that number."""
-    with open(f"/proc/{pid}/statm", encoding="ascii") as file:  # noqa: PTH123
-        address_space, resident = file.read().split()[:2]
-    return int(address_space) * resource.getpagesize(), int(resident) * resource.getpagesize()
+    """Bytes of a process: its address space, and the most that was ever resident.
+
+    0 for one that has ended; raises OSError when there is none of that number.
+    """
+    with open(f"/proc/{pid}/status", "rb") as file:  # noqa: PTH123
+        sizes = dict(re.findall(rb"^Vm(Size|HWM):\s*(\d+) kB$", file.read(), re.MULTILINE))
+    return int(sizes.get(b"Size", 0)) * 1024, int(sizes.get(b"HWM", 0)) * 1024
 
 
 def serve_decoding(job: dict[str, Any], limits: Limits, channel: Channel) -> None:

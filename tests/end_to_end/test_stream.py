@@ -143,6 +143,11 @@ def test_a_file_at_its_own_pace_and_an_overlay(models, tmp_path, capsys):
     assert time.monotonic() - begin > 1.9
     assert code == 0
     assert len(labels(found)) + labels(found)[-1]["dropped"] == 20
+    with Recognizer.load(models / "frame", device="cpu") as recognizer:
+        best = recognizer.predict(video).timesteps.probabilities.argmax(axis=1)
+    kept = [line for line in labels(found) if not line["dropped"]]  # on a busy machine: those before the first drop
+    assert [line["label"] for line in kept] == [CLASSES[k] for k in best[: len(kept)]]
+    assert len({line["label"] for line in kept}) > 1
     with av.open(str(overlay)) as container:
         picture = container.streams.video[0]
         assert (picture.codec.name, picture.pix_fmt, picture.width, picture.height) == ("h264", "yuv420p", 256, 256)
@@ -152,6 +157,15 @@ def test_a_file_at_its_own_pace_and_an_overlay(models, tmp_path, capsys):
     difference = np.abs(frames[0].to_ndarray(format="rgb24").astype(int) - source).mean(axis=(1, 2))
     assert difference[-8:].mean() > 3 * difference[128:224].mean()  # the strip, and the picture above it
     assert stream(capsys, video, "--model", models / "frame", "--overlay", video)[0] == 2
+
+
+def test_a_full_disk_ends_the_overlay_and_not_the_answers(models, tmp_path, capsys):
+    pictures = [*np.random.default_rng(0).integers(0, 256, (100, 64, 64, 3), np.uint8)]
+    video = write(tmp_path / "a.mkv", pictures=pictures, fps=20)
+    code, found, error = stream(capsys, video, "--model", models / "frame", "--fast", "--overlay", "/dev/full")
+    assert (code, len(labels(found))) == (1, 50)
+    assert "stream: no overlay from here on: /dev/full: No space left on device" in error
+    assert "50 timesteps answered" in error
 
 
 @pytest.mark.parametrize("scheme", ["http", "rtsp"])
@@ -190,14 +204,15 @@ def test_motion_jpeg_has_the_times_of_arrival(models, tmp_path, capsys):
     assert labels(found)[-1]["time_seconds"] > 2
 
 
-def test_hls_comes_in_pieces_and_plays_at_its_own_pace(models, tmp_path, capsys):
-    """Taken as it comes, all but the newest two pictures of a piece would be dropped."""
+@pytest.mark.parametrize("name", ["a.m3u8", "a.ts"])
+def test_what_comes_early_plays_at_its_own_pace(models, tmp_path, capsys, name):
+    """HLS comes in pieces, a file at once: all but the newest two pictures of them would be dropped."""
     write(tmp_path / "a.ts", pictures=moving(40), fps=20, format="mpegts")
     (tmp_path / "a.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\na.ts\n#EXT-X-ENDLIST\n")
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/a.m3u8"
+        url = f"http://127.0.0.1:{server.server_port}/{name}"
         _, found, _ = stream(capsys, url, "--model", models / "frame", "--give-up", 0)
         server.shutdown()
     assert len(labels(found)) > 10

@@ -89,6 +89,14 @@ def test_the_closure_follows_imports():
     assert "pipeline/tracking.py" not in closure
 
 
+@pytest.mark.parametrize("entry", ["stages.decode", "inference.check", "inference.extract", "video.worker"])
+def test_what_reads_files_cannot_open_an_address(entry):
+    """Protocols of networks are named in one module, which the decoding processes of files do not have."""
+    closure = import_closure(f"pipeline.{entry}")
+    assert "pipeline/video/limits.py" in closure
+    assert not {"pipeline/video/live.py", "pipeline/video/liveworker.py", "pipeline/video/feed.py"} & closure
+
+
 def with_flow(values: dict[str, Any]) -> dict[str, Any]:
     """The same experiment with a second stream like its first."""
     own = {name: values[name] for name in ("backbone", "finetune", "train")}

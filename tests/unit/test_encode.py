@@ -94,6 +94,23 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "a.mp4").exists()  # no picture, no file
 
 
+@pytest.mark.parametrize("fragmented", [False, True])
+def test_a_full_disk_is_one_error_and_closing_is_none(fragmented: bool) -> None:
+    """Written to after an error, FFmpeg ends the process with SIGSEGV."""
+    noise = np.random.default_rng(0).integers(0, 256, (20, 48, 64, 3), np.uint8)
+
+    def fill(writer: H264Writer) -> None:
+        for number in range(500):
+            writer.write(noise[number % 20], number / 25)
+
+    writer = H264Writer("/dev/full", 64, 48, fragmented=fragmented)
+    with pytest.raises(OSError, match="No space left on device"):
+        fill(writer)
+    writer.close()
+    with H264Writer("/dev/full", 64, 48) as writer, pytest.raises(OSError, match="No space left on device"):
+        fill(writer)
+
+
 @pytest.mark.slow
 def test_a_killed_writer_of_fragments_leaves_a_file_that_plays(tmp_path: Path) -> None:
     """Without fragments the file has no index, and no player opens it."""

@@ -1,6 +1,7 @@
 """Answers while a video goes on are those of reading it whole."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,12 @@ from pipeline.errors import ModelError
 from pipeline.features.backbones import given_features, load_backbone, save_backbone
 from pipeline.inference.live import Follower
 from pipeline.inference.recognizer import Recognizer
+from pipeline.inference.stream import _Log, follow_feed
 from pipeline.models.calibration import Calibration
 from pipeline.models.modelfolder import Model, ModelSpec, load_model, save_model
 from pipeline.models.recurrent import RecurrentClassifier
+from pipeline.video.feed import Event, FeedFrame
+from pipeline.video.reader import Frame
 from pipeline.view import View, features_key
 from tests.conftest import write_toy_video
 
@@ -91,6 +95,22 @@ def test_missing_timesteps_are_missing_and_windows_keep_their_times():
     for window, kept in {(0.0, 0.8): range(6), (0.4, 1.2): [4, 5, 9, 10, 11], (2.4, 3.2): [30, 31]}.items():
         np.testing.assert_allclose(final[window], model.predict_features(values[list(kept)]), atol=1e-5)
     assert len(answers) == len(steps) + 2  # those that ended in between come before the timestep that ended them
+
+
+def test_an_overlay_has_one_picture_for_each_frame(capsys):
+    """A window that ended while timesteps were missing is answered for with the next frame, at a time before it."""
+    frames = [Frame(step / 10, step / 10, np.zeros((6, 4), np.uint8)) for step in (*range(6), *range(9, 12))]
+    drawn, follower, values = [], Follower(make("clip", 8)), features(12)
+    answered = [follower.push(frame.time_seconds, values[round(frame.time_seconds * 10)]) for frame in frames]
+    recognizer = SimpleNamespace(
+        stream=lambda given: (a for _, some in zip(given, answered, strict=True) for a in some)
+    )
+    items = [*(FeedFrame(frame, 0.0, 0.0) for frame in frames), Event("end", 1.2, "the source ended")]
+    overlay = SimpleNamespace(write=lambda answer, frame: drawn.append((answer.time_seconds, frame.frame.time_seconds)))
+    feed = type("", (), {"__iter__": lambda self: iter(items), "num_dropped": 3})()
+    follow_feed(recognizer, feed, _Log(None, False, True), overlay)
+    assert drawn == [(frame.time_seconds, frame.time_seconds) for frame in frames]
+    assert len(capsys.readouterr().out.splitlines()) == len(frames) + 2  # and the window, and the end
 
 
 def test_without_a_length_of_training_videos_the_answer_is_for_all_so_far():

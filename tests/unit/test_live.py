@@ -33,6 +33,35 @@ def test_what_is_named_is_what_is_opened(tmp_path, monkeypatch):
     assert (address.url, address.name) == ("rtsp://me:word@h:1/x?key=2", "RTSP://h:1/x".lower())
 
 
+def test_a_file_on_standard_input_is_played_as_a_file(videos, tmp_path):
+    """Read as a pipe is, as fast as it comes, nine in ten of its pictures were dropped."""
+    path, before = videos.write(tmp_path / "a.mp4", 5), os.dup(0)
+    with path.open() as file:
+        os.dup2(file.fileno(), 0)
+        try:
+            source = find_source("-", fast=True)
+            frames = list(live_reader(source, Limits()).frames(10, 48))
+        finally:
+            os.dup2(before, 0)
+            os.close(before)
+    assert (source.kind, source.name) == ("file", "standard input")
+    assert len(frames) == len(list(VideoReader(path).frames(10, 48)))
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("RTSP://me:word@h:1/x@y?key=2", "rtsp://h:1/x@y"),
+        ("http://h/@x?word", "http://h/@x"),
+        ("http://me:a#word@h/x", "http://h/x"),  # FFmpeg takes `a#word` for no password either
+        ("http://me:a/word?@h:1/x", "http://h:1/x"),
+        ("rtsp://me:word@[::1/x", "rtsp://[::1/x"),
+    ],
+)
+def test_no_message_has_a_password(address, shown):
+    assert find_source(address).name == shown
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

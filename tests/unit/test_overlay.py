@@ -205,7 +205,7 @@ def test_each_picture_of_the_decoder_at_its_time(tmp_path: Path, fault: Any) -> 
     """Of odd and of damaged files too: as many pictures as the decoder gives, in order, where it says."""
     path = tmp_path / fault.name
     fault.make(path)
-    expected = [time for _, time in Decoder(path)]
+    expected = [frame.time_seconds for frame in Decoder(path)]
     draw_over(path, tmp_path / "out.mp4", passed_over)
     times, pictures, duration = frames_of(tmp_path / "out.mp4")
     np.testing.assert_allclose(times, expected, atol=len(expected) * TICK)
