@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import uuid
@@ -18,6 +19,7 @@ from typing import Any
 from pipeline.errors import LrcnError, StoreError
 
 TEMPORARY_SUFFIX = ".tmp"
+OWN_NAME = re.compile(r"\..*\.[0-9a-f]{32}\.tmp", re.DOTALL)  # of temporary files, as `replacing` makes them
 LOCK_NAME = ".lock"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, quota used up, above the largest file allowed
 NEARLY_FULL_BYTES = 2**20
@@ -112,6 +114,8 @@ def locked(folder: Path) -> Iterator[None]:
 def leftovers(folder: Path) -> Iterator[Path]:
     """Temporary files of dead writers. Each stays locked until the next is asked for, so that it can be removed."""
     for path in sorted(folder.glob(f".*{TEMPORARY_SUFFIX}")):
+        if not OWN_NAME.fullmatch(path.name):
+            continue  # somebody else's
         with suppress(OSError):  # locked by its writer, or just finished; a folder; another user's; no locks here
             descriptor = os.open(path, os.O_RDWR)
             try:

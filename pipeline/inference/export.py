@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     require_onnx()
     folder = model_folder(options.model)
+    if (options.out / "model.yaml").exists():
+        raise LrcnError(f"{options.out}: holds a model; choose another --out for the ONNX files")
     with locked(options.out):
         difference = export_model(folder, options.out)
     for name, value in difference.items():

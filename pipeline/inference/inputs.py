@@ -182,7 +182,8 @@ def find_inputs(
         gone, missing = [path for path in missing if not _is_pattern(path)], []
     if (gone and not named) or (missing and len(missing) == len(paths) and not listed):
         missing += gone
-        raise LrcnError(f"{missing[0]}: {NOT_THERE}")
+        hint = "; addresses are read by `lrcn stream`" if "://" in missing[0] else ""
+        raise LrcnError(f"{missing[0]}: {NOT_THERE}{hint}")
     for path in missing:
         reason = "no such file, nor one that fits as a pattern" if _is_pattern(path) else "no such file"
         collected.add([Entry(path, "unusable", reason)])

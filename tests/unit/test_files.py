@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections import namedtuple
 from pathlib import Path
 
@@ -60,14 +61,16 @@ def test_what_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def test_only_what_dead_writers_left_is_swept(tmp_path):
-    (tmp_path / ".b.txt.123.tmp").write_bytes(b"half a file")
+    abandoned, foreign = f".b.txt.{uuid.uuid4().hex}.tmp", ".mine.tmp"
+    (tmp_path / abandoned).write_bytes(b"half a file")
+    (tmp_path / foreign).write_bytes(b"another program's")
     (tmp_path / ".folder.tmp").mkdir()
     with replacing(tmp_path / "a.txt") as temporary:
         temporary.write_text("whole")
-        assert [path.name for path in leftovers(tmp_path)] == [".b.txt.123.tmp"]
+        assert [path.name for path in leftovers(tmp_path)] == [abandoned]
         sweep(tmp_path)
-        assert names(tmp_path) == sorted([".folder.tmp", temporary.name])
-    assert names(tmp_path) == [".folder.tmp", "a.txt"]
+        assert names(tmp_path) == sorted([".folder.tmp", foreign, temporary.name])
+    assert names(tmp_path) == [".folder.tmp", foreign, "a.txt"]
 
 
 def test_a_sweep_between_making_and_locking_a_file_does_no_harm(tmp_path, monkeypatch):
@@ -106,7 +109,7 @@ def test_a_lock_dies_with_its_process_and_not_with_its_children(tmp_path):
     script = (
         "import pathlib, subprocess, sys, os; from pipeline.files import locked\n"
         "with locked(pathlib.Path(sys.argv[1])):\n"
-        "    pathlib.Path(sys.argv[1], '.x.tmp').touch()\n"
+        "    pathlib.Path(sys.argv[1], '.x.' + '0' * 32 + '.tmp').touch()\n"
         "    child = subprocess.Popen(['sleep', '60'], close_fds=False, stdout=subprocess.DEVNULL)\n"
         "    print(child.pid, flush=True)\n"
         "    os.kill(os.getpid(), 9)\n"
@@ -115,7 +118,7 @@ def test_a_lock_dies_with_its_process_and_not_with_its_children(tmp_path):
     sleeper = int(done.stdout)
     try:
         assert done.returncode == -9
-        assert names(tmp_path) == [LOCK_NAME, ".x.tmp"]
+        assert names(tmp_path) == [LOCK_NAME, f".x.{'0' * 32}.tmp"]
         with locked(tmp_path):
             assert (tmp_path / LOCK_NAME).read_text().startswith(f"process {os.getpid()} on ")
         os.kill(sleeper, 0)  # it is still there

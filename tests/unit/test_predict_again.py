@@ -82,7 +82,7 @@ def test_what_killed_writers_left_goes_from_every_folder(models):
     folders = [Path("out"), *(path for path in Path("out").rglob("*") if path.is_dir())]
     assert Path("out/exports/fiftyone") in folders
     for folder in folders:
-        (folder / ".half.tmp").touch()
+        (folder / f".half.{'0' * 32}.tmp").touch()
     assert cli.main(command(models[0], "out")) == 1
     assert not list(Path("out").rglob("*.tmp"))
 
