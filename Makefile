@@ -20,10 +20,8 @@ demo: venv     ## draw the demo data, build every stage, print the scores, predi
 	@echo "Report: artifacts/demo/report.html   Predictions: predictions/report.html   Runs: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
 test: check    ## style, types, all tests, coverage
-	coverage erase
-	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "slow or not slow" --durations=10
-	coverage combine --quiet
-	coverage report --fail-under=85
+	pytest -n auto --dist loadfile --no-loadscope-reorder -m "slow or not slow" --durations=15 \
+	  --cov=pipeline --cov-fail-under=85
 
 check: venv    ## style and types only
 	ruff format --check .
