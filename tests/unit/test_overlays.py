@@ -153,7 +153,7 @@ def test_a_file_that_hangs_is_given_up(tmp_path: Path, videos: Any) -> None:
 @pytest.mark.slow
 def test_closing_the_pool_ends_the_work(tmp_path: Path, videos: Any) -> None:
     """As Ctrl-C does: neither the process nor a half-written file stays."""
-    noise = textured(200, (320, 240))  # so much of it that a part is written long before the end
+    noise = textured(100, (320, 240)) * 8  # so much of it that a part is written long before the end
     path = videos.write(tmp_path / "a.mp4", pictures=noise, options={"preset": "ultrafast"})
     before = set(psutil.Process().children())
     found: list[BaseException] = []
