@@ -1,6 +1,5 @@
 """Overlays of a folder of results: `overlays/<name>.mp4`, a video with its answer drawn on it, for every answer."""
 
-import argparse
 import contextlib
 import hashlib
 import itertools
@@ -32,15 +31,6 @@ NO_OVERLAY = "no overlay"
 # When all is encoded, MP4's index moves to the front, and all of the file behind it: ten hours of video take a while,
 # in which no picture comes.
 SECONDS_TO_REWRITE = 300.0
-
-
-def add_overlay_argument(parser: argparse.ArgumentParser) -> None:
-    """Add --overlay."""
-    parser.add_argument(
-        "--overlay",
-        action="store_true",
-        help="also write each video with its answer drawn on it, as MP4 that browsers play, sound kept",
-    )
 
 
 def update_overlays(

@@ -27,7 +27,6 @@ from pipeline.inference.inputs import (
     limits_of,
 )
 from pipeline.inference.ledger import Ledger, LedgerAnswers, LedgerReader, file_state, model_identity
-from pipeline.inference.overlays import OVERLAYS, add_overlay_argument, prune_overlays, update_overlays
 from pipeline.inference.page import write_page
 from pipeline.inference.precision import add_precision_argument, tell_if_never_sure
 from pipeline.inference.resultfolder import Timelines, timeline_of, write_results
@@ -51,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
     add_precision_argument(parser)
     add_result_arguments(parser)
-    add_overlay_argument(parser)
     work = parser.add_mutually_exclusive_group()
     work.add_argument(
         "--watch",
@@ -112,14 +110,18 @@ def write_folder(options: argparse.Namespace, settings: ResultSettings, answers:
     out = options.out
     notes = write_results(out, answers, settings)
     timelines = Timelines(answers, lambda answer: timeline_of(out, answer, settings))
-    if options.overlay:
-        workers, limits = num_workers(options.workers), limits_of(options)
-        said = update_overlays(
-            out, timelines, threshold=settings.threshold, task=settings.task, limits=limits, workers=workers
-        )
-        notes += [f"{path}: {note}" for path, note in said]
-    elif (out / OVERLAYS).is_dir():
-        prune_overlays(out, timelines, threshold=settings.threshold, task=settings.task)
+    if options.overlay or (out / "overlays").is_dir():
+        from pipeline.inference import overlays  # with PyAV and OpenCV, which take half a second
+
+        threshold, task = settings.threshold, settings.task
+        if options.overlay:
+            workers, limits = num_workers(options.workers), limits_of(options)
+            said = overlays.update_overlays(
+                out, timelines, threshold=threshold, task=task, limits=limits, workers=workers
+            )
+            notes += [f"{path}: {note}" for path, note in said]
+        else:
+            overlays.prune_overlays(out, timelines, threshold=threshold, task=task)
     write_page(
         out,
         timelines if settings.task == "frame" else answers,  # windows of a clip model as they are

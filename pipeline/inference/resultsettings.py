@@ -36,7 +36,7 @@ class ResultSettings:
 
 
 def add_result_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --min-duration, --merge-gap and --export."""
+    """Add --min-duration, --merge-gap, --export and --overlay."""
     parser.add_argument(
         "--min-duration",
         type=float,
@@ -58,6 +58,11 @@ def add_result_arguments(parser: argparse.ArgumentParser) -> None:
         choices=EXPORT_FORMATS,
         metavar="FORMAT",
         help=f"also write the segments for another tool: {', '.join(EXPORT_FORMATS)}; may be repeated",
+    )
+    parser.add_argument(
+        "--overlay",
+        action="store_true",
+        help="also write each video with its answer drawn on it, as MP4 that browsers play, sound kept",
     )
 
 
