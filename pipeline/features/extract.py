@@ -32,7 +32,6 @@ CUDA_BATCH_SIZE = 128
 CUDA_THREADS = 2  # while one batch is computed, the next one is copied
 QUEUED_BATCHES = 2  # full batches that may wait, for each thread that computes
 VIDEOS_AHEAD = 64  # videos that may be ready, or on their way, before the one whose turn it is
-VIDEOS_UNDER_WAY = 16  # the same on a CPU, where none waits for its turn: a kill costs no more
 GROWN_ROWS = 256  # for which room is made, when there is none for more vectors of a video
 SECONDS_TO_STOP = 2.0  # for the threads that decode
 IDLE_SECONDS = 0.5  # without a full batch; then one with the last frames of a video is computed as it is
@@ -102,7 +101,7 @@ class Extractor:
         """
         waiting: dict[int, _Video[K]] = {}
         turn = 0
-        run = _Run(self, videos, progress, VIDEOS_AHEAD if in_order or self.on_gpu else VIDEOS_UNDER_WAY)
+        run = _Run(self, videos, progress)
         with contextlib.closing(run.complete_videos()) as complete:
             for video in complete:
                 waiting[video.index] = video
@@ -205,7 +204,6 @@ class _Run(Generic[K]):
         extractor: Extractor,
         videos: Iterable[tuple[K, Iterable[Frame | Picture]]],
         progress: Callable[[int], None],
-        videos_ahead: int,
     ) -> None:
         self._extractor = extractor
         self._videos: Iterator[tuple[int, tuple[K, Iterable[Frame | Picture]]]] = enumerate(videos)
@@ -213,7 +211,7 @@ class _Run(Generic[K]):
         self._lock = threading.Lock()  # over all videos' state
         self._taking = threading.Lock()
         self._stop = threading.Event()
-        self._permits = threading.Semaphore(max(videos_ahead, 2 * extractor.workers))
+        self._permits = threading.Semaphore(max(VIDEOS_AHEAD, extractor.workers))
         self._free: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._full: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._complete: queue.SimpleQueue[_Video[K] | BaseException | None] = queue.SimpleQueue()
