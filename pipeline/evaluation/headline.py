@@ -1,4 +1,4 @@
-"""The few scores by which trainings and experiments are compared: in DVC's tables, in MLflow's columns, in the terminal.
+"""The few scores by which trainings and experiments are compared: in DVC's tables, MLflow's columns, the terminal.
 
 Everything else stays in `metrics.json`, from which these are taken and not computed anew.
 """
@@ -25,9 +25,9 @@ def main_score(task: str) -> str:
 def headline_scores(task: str, scores: Mapping[str, Any]) -> dict[str, float]:
     """The headline of one `metrics.json` (of a training, or of a task and stream of an experiment), by name.
 
-    Names: those of the task's scores, `gain_over_single_frame` (paired difference) with its interval `_low` and `_high`,
-    `reversed_opposite`, `ece`, `sure` (share of answers that are sure) and `sure_precision`. What is undefined or was
-    not measured is left out.
+    Names: those of the task's scores, `gain_over_single_frame` (paired difference) with its interval `_low` and
+    `_high`, `reversed_opposite`, `ece`, `sure` (share of answers that are sure) and `sure_precision`. What is undefined
+    or was not measured is left out.
     """
     own = scores["test"][LEVELS[task]]
     found = {name: own.get(name) for name in (CLIP if task == "clip" else FRAME)}
