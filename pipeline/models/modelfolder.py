@@ -10,6 +10,7 @@ Folder + video = prediction, offline. The same folder is what MLflow logs.
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -30,6 +31,17 @@ from pipeline.models.streaming import Stream
 
 CLIPS_AT_A_TIME = 64  # also sequences: crops of a video
 __all__ = ["Model", "ModelSpec", "load_model", "save_model"]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One video's sequence is too short to be divided: two threads take twice as long, and more beside others' work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Model:
@@ -121,6 +133,7 @@ class Model:
             view = replace(view, clip_frames=longest, clip_stride=max(1, longest // 2))
         return view.clip_starts(num_steps), min(view.clip_frames or num_steps, num_steps)
 
+    @_one_thread()
     def _clip_probabilities(self, features: np.ndarray) -> np.ndarray:
         parts = []
         for starts, part in self._clips(features):
@@ -128,6 +141,7 @@ class Model:
             parts.append(probs.reshape(len(starts), -1, probs.shape[-1]).mean(dim=1).cpu())
         return np.concatenate(parts)
 
+    @_one_thread()
     def time_weights(self, features: np.ndarray) -> np.ndarray:
         """What each timestep counts in a clip model's answer, (T,) float32; they add up to 1.
 
@@ -141,6 +155,7 @@ class Model:
             num_clips += len(starts)
         return total / np.float32(num_clips)
 
+    @_one_thread()
     def step_probabilities(self, features: np.ndarray) -> np.ndarray:
         """Class probabilities (T, K) float32 of each timestep, read as one sequence; the mean over the crops."""
         steps = self._steps(features)
