@@ -15,6 +15,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.discovery import printable
 from pipeline.errors import LrcnError
+from pipeline.inference.ending import uninterrupted
 
 # name: (module whose `main(argv)` does it, one line of help)
 COMMANDS = {
@@ -111,7 +112,8 @@ def _stopping_signals() -> Iterator[None]:
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:
-    module: Any = importlib.import_module(COMMANDS[name][0])
+    with uninterrupted():
+        module: Any = importlib.import_module(COMMANDS[name][0])
     code = module.main(arguments)
     sys.stdout.flush()
     return int(code or 0)

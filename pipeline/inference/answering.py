@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pipeline.inference.answers import Answer
+from pipeline.inference.ending import uninterrupted
 from pipeline.inference.ledger import CHANGED, UNREADABLE, Ledger, file_state
 from pipeline.inference.timesteps import write_timesteps
 from pipeline.progress import Progress
@@ -57,10 +58,12 @@ class Answering:
         return thumbnail.watch(frames)
 
     def _load(self) -> "Recognizer":
-        from pipeline.inference.recognizer import Recognizer  # with PyTorch, which takes seconds
+        with uninterrupted():
+            from pipeline.inference.recognizer import Recognizer  # with PyTorch, which takes seconds
 
-        self._recognizer = Recognizer.load(self._model, device=self._device, workers=self._workers, limits=self._limits)
-        return self._recognizer
+            recognizer = Recognizer.load(self._model, device=self._device, workers=self._workers, limits=self._limits)
+            self._recognizer = recognizer
+        return recognizer
 
     def __enter__(self) -> "Answering":
         return self

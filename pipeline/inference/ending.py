@@ -13,6 +13,30 @@ SECONDS_TO_END = 3.0
 
 
 @contextmanager
+def uninterrupted() -> Iterator[None]:
+    """A signal that comes in this block is handled at its end, if it has a handler of Python's.
+
+    For loading libraries: an exception that is raised while C++ code initialises itself aborts the process. Only the
+    main thread can have signals; elsewhere nothing happens.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    held = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in held:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        if came:
+            held[signal.Signals(came[0])](came[0], None)
+
+
+@contextmanager
 def ending_soon(command: str, seconds: float = SECONDS_TO_END) -> Iterator[None]:
     """In the block, Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt(number), and end the process after `seconds`.
 

@@ -253,6 +253,25 @@ def test_signals_are_as_before_afterwards_and_errors_on_the_way_out_hide_none(nu
     assert threading.active_count() == threads
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_waits_until_libraries_are_loaded(number):
+    from pipeline.inference.ending import ending_soon, uninterrupted
+
+    loaded = []
+
+    def interrupted_while_loading() -> None:
+        with ending_soon("predict"):
+            with uninterrupted():
+                os.kill(os.getpid(), number)
+                os.kill(os.getpid(), number)
+                loaded.append(1)
+            loaded.append(2)
+
+    with pytest.raises(KeyboardInterrupt, match=f"^{number.value}$"):
+        interrupted_while_loading()
+    assert loaded == [1]
+
+
 def test_in_another_thread_nothing_happens():
     from pipeline.inference.ending import ending_soon
 
