@@ -1,7 +1,7 @@
 """Answers of a folder run: each with its own files first, then its line in the ledger, which makes it count."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -47,7 +47,7 @@ class Answering:
                 if (state := file_state(answer.path)) != states[answer.path]:
                     answer = Answer(answer.path, "failed", state if state.startswith(UNREADABLE) else CHANGED)
                 write_timesteps(self._out, answer, recognizer.model.classes, self._ledger.model_id)
-                if thumbnail := self._thumbnails.pop(answer.path, None):
+                if (thumbnail := self._thumbnails.pop(answer.path, None)) and not thumbnail.is_written:
                     thumbnail.write(self._out, answer.path)
                 self._ledger.add(answer, states[answer.path])
 
@@ -55,7 +55,10 @@ class Answering:
         from pipeline.inference.thumbnails import Thumbnail
 
         thumbnail = self._thumbnails[path] = Thumbnail()
-        return thumbnail.watch(frames)
+        yield from thumbnail.watch(frames)
+        # In this thread, which decodes: the one that answers for all would wait for the disk. It repeats what failed.
+        with suppress(Exception):
+            thumbnail.write(self._out, path)
 
     def _load(self) -> "Recognizer":
         with uninterrupted():

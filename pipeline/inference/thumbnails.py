@@ -27,12 +27,13 @@ class Thumbnail:
     >>> for frame in thumbnail.watch(reader.frames(fps=8, short_side=224)): ...  # doctest: +SKIP
     >>> thumbnail.write(Path("results"), "clips/a.mp4")  # doctest: +SKIP
 
-    time_seconds: of the frame that was kept; None while there is none.
+    time_seconds: of the frame that was kept; None while there is none. is_written: whether its picture is on the disk.
     """
 
     def __init__(self) -> None:
         self._rgb: NDArray[np.uint8] | None = None
         self.time_seconds: float | None = None
+        self.is_written = False
 
     def watch(self, frames: Iterable[Frame]) -> Generator[Frame, None, None]:
         """The frames, unchanged. When they have come to their end, the one nearest the middle is made small and kept.
@@ -68,6 +69,7 @@ class Thumbnail:
         data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
         with replacing(target) as temporary:
             temporary.write_bytes(data)
+        self.is_written = True
 
 
 def _small(frame: Frame) -> NDArray[np.uint8]:
