@@ -6,8 +6,10 @@ MLflow's pages are real trainings made for the purpose, 60 of them on the drawn 
 """
 
 import argparse
+import base64
 import io
 import itertools
+import json
 import os
 import shutil
 import socket
@@ -16,6 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,13 +36,28 @@ IMAGES = ROOT / "docs/images"
 MAX_BYTES = 200_000
 # What one would try on the recordings, one after the other: a parent run each, with a child per fold and seed.
 SETTINGS: list[dict[str, Any]] = [
-    {"cell": "lstm", "hidden_size": 32},
-    {"cell": "lstm", "hidden_size": 64},
-    {"cell": "gru", "hidden_size": 64},
-    {"cell": "rnn", "hidden_size": 64},
-    {"cell": "lstm", "hidden_size": 64, "bidirectional": False},
+    {"hidden_size": 32},
+    {"hidden_size": 64},
+    {"hidden_size": 64, "cell": "gru"},
+    {"hidden_size": 64, "cell": "rnn"},
+    {"hidden_size": 64, "lr": 0.002},
+    {"hidden_size": 64, "bidirectional": False},
 ]
-FOLDS, SEEDS, EPOCHS = [1, 2, 3, 4], 3, 10
+FOLDS, SEEDS, EPOCHS = [1, 2, 3], 3, 8  # 6 settings, each with 9 trainings: 60 runs
+# The assistant's panel and the tools over each chart would cover what is to be seen.
+CLOSE = '[data-component-id="mlflow.assistant.chat_panel.close"]'
+TIDY = (
+    f"""new Promise(done => {{
+      const end = performance.now() + 8000;
+      const look = () => {{
+        const close = document.querySelector({CLOSE!r});
+        if (close) close.click();
+        return close || performance.now() > end ? setTimeout(done, 1500) : setTimeout(look, 50);
+      }};
+      look();
+    }})""",
+    "void document.head.insertAdjacentHTML('beforeend', '<style>.modebar {display: none !important}</style>')",
+)
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -88,7 +106,9 @@ def picture(name: str, page: Path | str, *scripts: str, height: int = 900) -> No
 
 def lrcn(folder: Path, *arguments: str, expected: tuple[int, ...] = (0,)) -> None:
     """Run a command of this checkout in a folder."""
-    done = subprocess.run(["lrcn", *arguments], cwd=folder, env=ENVIRONMENT, check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        ["lrcn", *arguments], cwd=folder, env=ENVIRONMENT, check=False, capture_output=True, text=True
+    )
     if done.returncode not in expected:
         raise SystemExit(f"lrcn {' '.join(arguments)}: exit code {done.returncode}\n{done.stderr}")
 
@@ -138,6 +158,7 @@ def train_runs(folder: Path) -> None:
     for setting in SETTINGS:
         frame = first["train"]["frame"] | {"epochs": EPOCHS} | setting
         changed = first | {"folds": FOLDS, "num_seeds": SEEDS, "train": {"clip": None, "frame": frame}}
+        changed["evaluate"] = first["evaluate"] | {"bootstrap_samples": 300}
         config.write_text(yaml.safe_dump(changed, sort_keys=False))
         print(f"{SEEDS * len(FOLDS)} trainings with {setting}")
         subprocess.run(script, cwd=folder, env=ENVIRONMENT, check=True)
@@ -182,8 +203,71 @@ def server(folder: Path) -> Iterator[str]:
 
 
 def mlflow_pages(runs: Path) -> None:
-    """The table of runs, the chart that compares them, one run, and the registry."""
-    raise SystemExit("not yet")
+    """The experiment's runs by setting, trainings below one of them, a chart, one run, and the registry."""
+    with server(runs) as address:
+        experiment = ask(address, "experiments/get-by-name?experiment_name=recordings")["experiment"]["experiment_id"]
+        found = ask(address, "runs/search", {"experiment_ids": [experiment], "max_results": 1000})["runs"]
+        kinds = {kind: [one for one in found if tag(one, "lrcn.kind") == kind] for kind in ("experiment", "training")}
+        best = max(kinds["experiment"], key=lambda one: metric(one, "frame/rgb/acc"))
+        children = [one for one in kinds["training"] if tag(one, "mlflow.parentRunId") == best["info"]["run_id"]]
+        child = max(children, key=lambda one: metric(one, "best_val_score"))["info"]["run_id"]
+        lrcn(runs, "promote", child, "--as", "champion")
+        runs_page = f"{address}#/experiments/{experiment}/runs?workflowType=machine_learning"
+        settings = ["params.`train.frame.cell`", "params.`train.frame.hidden_size`", "params.`train.frame.lr`"]
+        by_setting = saved_view(
+            address, experiment, "settings", "tags.`lrcn.kind` = 'experiment'",
+            [*settings, "params.`train.frame.bidirectional`", "metrics.`frame/rgb/acc`", "metrics.`frame/rgb/f1_50`"],
+        )  # fmt: skip
+        trainings = saved_view(
+            address, experiment, "trainings", f"tags.`mlflow.parentRunId` = '{best['info']['run_id']}'",
+            ["tags.`fold`", "tags.`seed`", "metrics.`best_val_score`", "metrics.`test/acc`",
+             "metrics.`test/gain_over_single_frame`"],
+        )  # fmt: skip
+        ready = until("document.querySelectorAll('[role=row]').length > 6")
+        charts = until(
+            "document.querySelectorAll('.js-plotly-plot .barlayer, .js-plotly-plot .scatterlayer').length > 2"
+        )
+        picture("mlflow-settings", f"{runs_page}&viewStateShareKey={by_setting}", ready, *TIDY, height=520)
+        picture("mlflow-trainings", f"{runs_page}&viewStateShareKey={trainings}", ready, *TIDY, height=620)
+        chart = f"{runs_page}&compareRunsMode=CHART&viewStateShareKey={trainings}"
+        picture("mlflow-chart", chart, charts, *TIDY)
+        own = f"{address}#/experiments/{experiment}/runs/{child}"
+        picture(
+            "mlflow-run", f"{own}?workflowType=machine_learning", until(shows("About this run")), *TIDY, height=1000
+        )
+        registry = f"{address}#/models/recordings-frame-rgb?workflowType=machine_learning"
+        picture("mlflow-registry", registry, until(shows("Version 1")), *TIDY, height=620)
+
+
+def ask(address: str, call: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """One call of MLflow's REST API."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{address}api/2.0/mlflow/{call}", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as reply:
+        return dict(json.load(reply))
+
+
+def tag(run: dict[str, Any], name: str) -> str | None:
+    """A tag of a run, as the REST API gives it."""
+    return next((one["value"] for one in run["data"].get("tags", []) if one["key"] == name), None)
+
+
+def metric(run: dict[str, Any], name: str) -> float:
+    """A metric's last value."""
+    return next((float(one["value"]) for one in run["data"].get("metrics", []) if one["key"] == name), 0.0)
+
+
+def saved_view(address: str, experiment: str, name: str, rows: str, columns: list[str]) -> str:
+    """A view in MLflow's menu "Views": which runs, which columns. Saved as MLflow's page saves one, in a tag."""
+    state = {
+        "searchFilter": rows, "orderByKey": "attributes.start_time", "orderByAsc": False, "startTime": "ALL",
+        "lifecycleFilter": "Active", "datasetsFilter": [], "modelVersionFilter": "All Runs", "selectedColumns": columns,
+    }  # fmt: skip
+    packed = "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+    value = json.dumps({"name": name, "createdAt": 1, "state": packed})
+    body = {"experiment_id": experiment, "key": f"mlflow.sharedViewState.{name}", "value": value}
+    ask(address, "experiments/set-experiment-tag", body)
+    return name
 
 
 def main() -> None:
