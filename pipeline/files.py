@@ -26,13 +26,13 @@ NEARLY_FULL_BYTES = 2**20
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
     """A temporary name in the same folder, synced and renamed to `path` at the end, removed after an exception.
 
-    Rename without sync may leave an empty file after a power cut (Pillai et al., OSDI 2014). Safe with several writers:
-    the name is nobody else's, and the last to finish wins. The folder is made when it is missing. The temporary file is
-    there, empty and locked, which tells `leftovers` that its writer lives: write it in place. Raises StoreError when
-    the disk is full.
+    Rename without sync may leave an empty file after a power cut (Pillai et al., OSDI 2014); `synced=False` is for many
+    files of which none is missed much. Safe with several writers: the name is nobody else's, and the last to finish
+    wins. The folder is made when it is missing. The temporary file is there, empty and locked, which tells `leftovers`
+    that its writer lives: write it in place. Raises StoreError when the disk is full.
     """
     with explaining_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,9 +41,11 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             with explaining_full_disk(path):  # while the temporary file still takes its space
                 yield temporary
-                os.fsync(descriptor)
+                if synced:
+                    os.fsync(descriptor)
                 temporary.replace(path)
-                sync_folder(path.parent)
+                if synced:
+                    sync_folder(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
