@@ -315,7 +315,10 @@ def test_a_run_that_is_gone_is_replaced(uri: str) -> None:
 # Tracking that is away
 
 
-def use_everything(run: Run, folder: Path) -> None:
+def use_everything(run: Run, root: Path) -> None:
+    folder = root / "logged"
+    folder.mkdir(exist_ok=True)
+    (folder / "a.txt").write_text("a")
     run.log_epoch({"loss": 1.0}, 0)
     run.log_metrics({"loss": None})
     run.set_tags({"a": 1})
@@ -323,7 +326,7 @@ def use_everything(run: Run, folder: Path) -> None:
     run.log_folder(folder, "figures")
     run.log_text("x", "t.txt")
     run.log_dict({}, "d.json")
-    run.log_file(folder)
+    run.log_file(folder / "a.txt")
     run.log_dataset(pd.DataFrame({"a": ["1"]}), "s", "n", "test")
     assert run.log_model(folder) is None
 
