@@ -139,6 +139,7 @@ def _deliver_session(client: Any, uri: str, session: Path, lines: list[str]) -> 
     events, is_damaged = _read(session / EVENTS)
     if not events:
         return  # its process died before it said anything
+    num_events = len(events)
     if events[-1]["kind"] != "end":
         events.append({"kind": "end", "status": "KILLED", "time": events[-1]["time"]})
     receiver, refused = Receiver(client, uri, session), 0
@@ -152,7 +153,7 @@ def _deliver_session(client: Any, uri: str, session: Path, lines: list[str]) -> 
             refused += 1
             lines.append(f"{name}: not logged: {error}")
     if is_damaged:
-        lines.append(f"{name}: {session / EVENTS} was damaged after {len(events)} event(s); what followed is lost")
+        lines.append(f"{name}: {session / EVENTS} was damaged after {num_events} event(s); what followed is lost")
     lines.append(f"{name}: delivered, run {receiver.run_id}{f', but for {refused} event(s)' if refused else ''}")
 
 
