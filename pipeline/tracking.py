@@ -162,7 +162,8 @@ class Run:
         import pandas as pd
 
         table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-        self._emit("table", text=table.to_json(orient="split", index=False, date_format="iso"), file=file)
+        text = table.to_json(orient="split", index=False, date_format="iso", double_precision=15)
+        self._emit("table", text=text, file=file)
 
     def log_text(self, text: str, file: str) -> None:
         """A text file."""
