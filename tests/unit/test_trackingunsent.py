@@ -1,5 +1,6 @@
 """Runs that MLflow could not take: all of them arrives later, once, whatever happened to the process or the server."""
 
+import contextlib
 import http.server
 import os
 import shutil
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -411,3 +413,81 @@ def test_two_deliveries_at_once(away: str, own_uri: str, unsent: Path, tmp_path:
     assert len(runs(own_uri)) == 6
     for found in runs(own_uri):
         check_all(own_uri, found)
+
+
+# Servers
+
+
+@pytest.fixture
+def server(tmp_path: Path, migrated: Path) -> Iterator[str]:
+    """An MLflow server on loopback, with SQLite and artifacts through it."""
+    import requests
+
+    shutil.copyfile(migrated, tmp_path / "server.db")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    command += ["--artifacts-destination", str(tmp_path / "files")]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        uri, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+        while True:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(f"{uri}/health", timeout=5).ok:
+                    break
+            time.sleep(0.2)
+        yield uri
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_server_has_it_once_and_gives_the_model_back(
+    away: str, server: str, unsent: Path, tmp_path: Path, make_model: Callable[..., Model], monkeypatch: Any
+) -> None:
+    from pipeline.modelstore import model_folder
+
+    model = make_model("clip").folder
+    assert model
+    with start(away) as run:
+        log_all(run, tmp_path / "out", model)
+    shutil.copytree(unsent, tmp_path / "again")
+    for folder in (unsent, tmp_path / "again"):
+        (line,) = deliver_unsent(folder, server)
+        assert "delivered" in line
+    (found,) = runs(server)
+    history = client(server).get_metric_history(found.info.run_id, "val_loss")
+    assert [(point.step, point.value) for point in history] == [(n, 1 / n) for n in range(1, EPOCHS + 1)]
+    assert (found.info.status, found.data.params) == ("FINISHED", {"lr": "0.1"})
+    assert len(found.inputs.dataset_inputs) == len(found.outputs.model_outputs) == 1
+    files = {file.path for file in client(server).list_artifacts(found.info.run_id)}
+    assert files == {"config.yaml", "figures", "metrics.json", "per_class.json"}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fetched = model_folder(f"runs:/{found.info.run_id}/model", server)
+    assert (fetched / "model.yaml").read_bytes() == (model / "model.yaml").read_bytes()
+
+
+def test_a_server_that_falls_silent_while_a_model_is_sent_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import trackingmodel
+
+    monkeypatch.setattr(trackingmodel, "ASK_SECONDS", 0.01)
+    monkeypatch.setattr(trackingmodel, "answers", lambda uri: True)
+    ended = threading.Event()
+    slow = threading.Timer(0.1, ended.set)
+    slow.start()
+    assert trackingmodel._while_it_answers("http://x", lambda: str(ended.wait(10))) == "True"
+    with pytest.raises(ValueError, match="of the upload"):
+        trackingmodel._while_it_answers("http://x", lambda: str(int("of the upload")))
+    monkeypatch.setattr(trackingmodel, "answers", lambda uri: False)
+    ended.clear()
+    with pytest.raises(TimeoutError, match="no answer while the model was sent"):
+        trackingmodel._while_it_answers("http://x", lambda: str(ended.wait(10)))
+    ended.set()
