@@ -6,7 +6,6 @@ run starts and not before. What a server cannot take is kept in `mlruns_unsent/`
 
 import hashlib
 import json
-import math
 import sys
 import uuid
 import warnings
@@ -14,16 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import yaml
 
 from pipeline.discovery import printable
 from pipeline.errors import StoreError
 from pipeline.metricnames import clean_names, flatten
-from pipeline.trackingdata import Event, Memory, Parent, now_ms, opening, status_of
+from pipeline.trackingdata import Event, Memory, Parent, now_ms, opening, points, status_of
 from pipeline.trackingevents import Away, Receiver, Refused, asking, connect
-from pipeline.trackingstore import OFF, apply_settings, ensure_database, shown, tracking_uri
+from pipeline.trackingstore import OFF, apply_settings, asked, ensure_database, shown, tracking_uri
 from pipeline.trackingsystem import Sampler
 from pipeline.trackingunsent import Session, is_unsent, unsent_folder, unsent_keys
 
@@ -148,7 +147,7 @@ class Run:
         self._emit("tags", tags={name: str(value) for name, value in tags.items()})
 
     def set_tags_of(self, facts: Mapping[str, str | None], tags: Mapping[str, object]) -> None:
-        """Tags of another run, by its `facts`; its status and times stay what they are."""
+        """Tags of another run, by its `facts`; its status stays."""
         known = {"key": facts.get("key") or facts["run_id"], **{k: facts[k] for k in ("run_id", "experiment", "name")}}
         self._emit("tags_of", **known, tags={name: str(value) for name, value in tags.items()})
 
@@ -201,15 +200,12 @@ class Run:
     def log_model(
         self, folder: Path, *, epoch: int = 0, name: str = "model", registered_name: str | None = None
     ) -> str | None:
-        """A model folder as an MLflow model, without pickle; its URI, None where MLflow does not have it yet.
+        """A model folder as an MLflow model, see `trackingmodel.py`; its URI, None where MLflow does not have it yet.
 
-        It takes rows of features, of paths or of videos' bytes and gives a record for each, see pipeline/serving.py. It
-        loads wherever this package is installed. The metrics of `epoch` (the one whose weights were kept) and the run's
-        parameters stand beside it. `registered_name` adds a version to the model registry.
+        epoch: the one whose weights were kept. registered_name: adds a version to the model registry.
         """
         values = {"path": str(folder), "epoch": epoch, "name": name, "registered_name": registered_name}
-        uri: str | None = self._emit("model", **values)
-        return uri
+        return cast("str | None", self._emit("model", **values))
 
     def __enter__(self) -> Self:
         return self
@@ -232,15 +228,16 @@ class Run:
         tags_again: bool,
     ) -> None:  # fmt: skip
         self._header = {"experiment": experiment, "name": name}
-        if self._is_lost:
+        if self._is_lost:  # tracking is off
             return
         apply_settings()
+        answer = None if is_unsent(self._folder, self.key) else asked(self.uri)
         self._header = opening(experiment, name, self.key, self._run_id, tags, about, parent, tags_again=tags_again)
-        if is_unsent(self._folder, self.key):
+        if answer is None:
             self._keep("what came before waits to be sent")
             return
         try:
-            self._receiver = Receiver(connect(self.uri), self.uri)
+            self._receiver = Receiver(connect(self.uri, answer), self.uri)
             self._receiver.deliver(self._header)
         except (Away, Refused) as error:
             self._keep(str(error))
@@ -285,12 +282,9 @@ class Run:
             self._say(f"nor can it be kept: {error}; nothing more of this run is logged, all of it is in local files")
 
     def _log_metrics(self, values: Mapping[str, float | int | None], step: int, time_ms: int) -> None:
-        numbers = {name: math.nan if value is None else float(value) for name, value in values.items()}
-        names = clean_names(numbers)
-        finite = [[names[name], value, time_ms, step] for name, value in numbers.items() if math.isfinite(value)]
+        finite, missing = points(values, time_ms, step)
         if finite:
             self._emit("metrics", values=finite)
-        missing = {names[name] for name, value in numbers.items() if not math.isfinite(value)}
         if missing - self._not_finite:
             self._not_finite |= missing
             self._emit("not_finite", names=sorted(missing))

@@ -1,6 +1,7 @@
 """A run as plain data: its events, the experiment it belongs to, and what a stopped training leaves for the next."""
 
 import json
+import math
 import time
 import uuid
 import warnings
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import write_text
+from pipeline.metricnames import clean_names
 
 METRICS_AT_ONCE = 1000  # what MLflow takes in one call
 
@@ -58,6 +60,16 @@ def opening(
         "kind": "open", "time": now, "experiment": experiment, "name": name, "key": key, "run_id": run_id,
         "tags": resolve_tags(own), "tags_again": tags_again, "parent": above,
     }  # fmt: skip
+
+
+def points(
+    values: Mapping[str, float | int | None], time_ms: int, step: int
+) -> tuple[list[tuple[str, float, int, int]], set[str]]:
+    """Metrics as name, value, time and step, and the names of those that are None, nan or infinite."""
+    numbers = {name: math.nan if value is None else float(value) for name, value in values.items()}
+    names = clean_names(numbers)
+    finite = [(names[name], value, time_ms, step) for name, value in numbers.items() if math.isfinite(value)]
+    return finite, {names[name] for name, value in numbers.items() if not math.isfinite(value)}
 
 
 def merged(events: Iterable[Event]) -> Iterator[Event]:

@@ -8,13 +8,13 @@ import json
 import re
 import sqlite3
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.trackingdata import METRICS_AT_ONCE, Event
-from pipeline.trackingstore import answers, apply_settings, ensure_database, shown, sqlite_path, troubles
+from pipeline.trackingstore import apply_settings, asked, ensure_database, shown, sqlite_path, troubles
 
 KEY, PARENT = "lrcn.key", "mlflow.parentRunId"
 NOT_FINITE = "metrics.not_finite"
@@ -54,10 +54,10 @@ def asking() -> Iterator[None]:
         raise (Refused if refused else Away)(reason) from error
 
 
-def connect(uri: str) -> Any:
-    """MLflow's client; raises Away within 10 s where nothing answers."""
+def connect(uri: str, answer: Callable[[], bool] | None = None) -> Any:
+    """MLflow's client; raises Away soon where nothing answers. answer: of `asked`, where that was done before."""
     apply_settings()
-    if not answers(uri):
+    if not (answer or asked(uri))():
         raise Away("no answer from the server")
     with asking():
         import mlflow

@@ -18,7 +18,8 @@ ASK_SECONDS = 2.0
 def send_model(client: Any, uri: str, run_id: str, folder: Path, event: Mapping[str, Any]) -> str:
     """Log a model under a run; its address. One that the run has already is not sent again.
 
-    The metrics of the event's `epoch` (the one whose weights were kept) and the run's parameters stand beside it.
+    It takes rows of features, of paths or of videos' bytes and gives a record for each, see pipeline/serving.py. The
+    metrics of the event's `epoch` (the one whose weights were kept) and the run's parameters stand beside it.
     """
     description = folder / "model.yaml"
     sha256 = content_hash(description) if description.exists() else ""

@@ -10,7 +10,7 @@ import socket
 import sqlite3
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -110,19 +110,30 @@ def _newest_revision() -> str | None:
 
 
 def answers(uri: str) -> bool:
-    """Whether an HTTP server sends any response at all, or a database server takes connections; True for other URIs.
+    """Whether an HTTP server sends any response at all, or a database server takes connections; True for other URIs."""
+    return asked(uri)()
+
+
+def asked(uri: str) -> Callable[[], bool]:
+    """Ask whether it answers, and give the function that waits for the answer: there is something to do meanwhile.
 
     In a thread, because looking up a name has no time limit of its own.
     """
     scheme = uri.partition("://")[0].partition("+")[0].lower()
     ask = {"http": _ask_http, "https": _ask_http, **dict.fromkeys(DATABASE_PORTS, _ask_database)}.get(scheme)
     if ask is None:
-        return True
+        return lambda: True
+    import requests  # noqa: F401 - here, because the thread that asks runs beside other imports
+
     answered = threading.Event()
     thread = threading.Thread(target=ask, args=[uri, answered], daemon=True)
     thread.start()
-    thread.join(PROBE_SECONDS + 1)
-    return answered.is_set()
+
+    def wait() -> bool:
+        thread.join(PROBE_SECONDS + 1)
+        return answered.is_set()
+
+    return wait
 
 
 def _ask_http(uri: str, answered: threading.Event) -> None:
