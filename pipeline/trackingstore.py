@@ -5,6 +5,7 @@ Loads mlflow only where it is needed.
 
 import fcntl
 import os
+import re
 import sqlite3
 import threading
 import warnings
@@ -48,6 +49,16 @@ def tracking_uri(root: Path) -> str:
         return f"sqlite:///{base / 'mlflow.db'}"
     path = sqlite_path(uri)
     return uri if path is None or path.is_absolute() else f"sqlite:///{base / path}"
+
+
+def unsent_folder(root: Path) -> Path:
+    """Where that waits which MLflow could not take, a folder a run: beside the database, see `tracking_uri`."""
+    return Path(os.environ.get("DVC_ROOT") or root).absolute() / "mlruns_unsent"
+
+
+def unsent_runs(folder: Path) -> int:
+    """How many runs wait for delivery."""
+    return sum(path.is_dir() and not path.name.startswith(".") for path in folder.glob("*"))
 
 
 def ensure_database(uri: str) -> None:
@@ -131,6 +142,17 @@ def answers(uri: str) -> bool:
     return answered.is_set()
 
 
+def server_version(uri: str) -> str | None:
+    """The version of MLflow that a server says it runs; None where what answers is no MLflow server."""
+    import requests
+
+    try:
+        found = requests.get(f"{uri.rstrip('/')}/version", timeout=PROBE_SECONDS)
+    except requests.RequestException:
+        return None
+    return found.text.strip() if found.ok and re.fullmatch(r"\d+\.[\w.]{1,30}", found.text.strip()) else None
+
+
 @contextmanager
 def patience() -> Iterator[None]:
     """Give a server the time to store a model, unless a time limit of the user's own is set."""
@@ -156,3 +178,25 @@ def current(uri: str) -> Iterator[None]:
         mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # None is taken, whatever its annotation says
         if before is not None:
             os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def shown(text: str) -> str:
+    """A text without the users and passwords of URIs in it.
+
+    >>> shown("API request to http://me:secret@host:5000/api failed")
+    'API request to http://host:5000/api failed'
+    """
+    return re.sub(r"(?i)([?&](?:password|passwd|sslpassword)=)[^&\s]*", r"\1***", re.sub(r"//[^/\s]*@", "//", text))
+
+
+def troubles() -> tuple[type[Exception], ...]:
+    """What MLflow raises where it cannot answer."""
+    import alembic.util
+    import mlflow
+    import requests
+    import sqlalchemy.exc
+
+    return (
+        mlflow.MlflowException, sqlalchemy.exc.SQLAlchemyError, alembic.util.CommandError, requests.RequestException,
+        OSError,
+    )  # fmt: skip
