@@ -159,8 +159,8 @@ def _shortcut(shortcut: Mapping[str, Any] | None) -> Line:
     if shortcut is None or shortcut.get("auc") is None:
         return Line(None, "audit: how well file properties alone tell the classes is not known (no shortcut.json)")
     area = _with_interval(f"{shortcut['auc']:.3f}", shortcut.get("auc_low"), shortcut.get("auc_high"))
-    above = ", ABOVE the limit" if shortcut.get("above_limit") else ""
-    return Line(None, f"audit: file properties alone tell the classes with AUC {area}{above} ({shortcut['limit']:g})")
+    limit = f"ABOVE the limit {shortcut['limit']:g}" if shortcut["above_limit"] else f"limit {shortcut['limit']:g}"
+    return Line(None, f"audit: file properties alone tell the classes with AUC {area} ({limit})")
 
 
 def _controls(candidate: Candidate) -> list[Line]:

@@ -115,7 +115,7 @@ def test_a_shortcut_above_its_limit_is_said_and_stops_nothing() -> None:
     shortcut = {"auc": 0.8, "auc_low": None, "auc_high": None, "limit": 0.65, "above_limit": True}
     lines = gate(candidate(shortcut=shortcut), "champion", None, None)
     assert failed(lines) == []
-    assert any("AUC 0.800, ABOVE the limit (0.65)" in line.text for line in lines)
+    assert any("AUC 0.800 (ABOVE the limit 0.65)" in line.text for line in lines)
 
 
 @pytest.mark.parametrize(("score", "stops"), [(0.8, False), (0.9, False), (0.901, True)])
