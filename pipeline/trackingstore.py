@@ -6,12 +6,14 @@ Loads mlflow only where it is needed.
 import fcntl
 import os
 import re
+import socket
 import sqlite3
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 OFF = "off"  # MLFLOW_TRACKING_URI=off: no tracking, and no complaint about it
 
@@ -19,15 +21,16 @@ OFF = "off"  # MLFLOW_TRACKING_URI=off: no tracking, and no complaint about it
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # it prints tracebacks of what it then raises, and we say in a line
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # Two attempts of 4 s: a server that stops answering in the middle of a run costs 8 s, then tracking is off.
+    # Two attempts of 4 s: a server that stops answering in the middle of a run costs 8 s, then nothing more is sent.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
 PROBE_SECONDS = 4.0
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 UPLOAD_SECONDS = "120"  # a server that just answered may take this long to store a model
 
 
@@ -49,16 +52,6 @@ def tracking_uri(root: Path) -> str:
         return f"sqlite:///{base / 'mlflow.db'}"
     path = sqlite_path(uri)
     return uri if path is None or path.is_absolute() else f"sqlite:///{base / path}"
-
-
-def unsent_folder(root: Path) -> Path:
-    """Where that waits which MLflow could not take, a folder a run: beside the database, see `tracking_uri`."""
-    return Path(os.environ.get("DVC_ROOT") or root).absolute() / "mlruns_unsent"
-
-
-def unsent_runs(folder: Path) -> int:
-    """How many runs wait for delivery."""
-    return sum(path.is_dir() and not path.name.startswith(".") for path in folder.glob("*"))
 
 
 def ensure_database(uri: str) -> None:
@@ -117,40 +110,41 @@ def _newest_revision() -> str | None:
 
 
 def answers(uri: str) -> bool:
-    """Whether an HTTP server sends any response at all; True for every other kind of URI.
+    """Whether an HTTP server sends any response at all, or a database server takes connections; True for other URIs.
 
     In a thread, because looking up a name has no time limit of its own.
     """
-    if not uri.startswith(("http://", "https://")):
+    scheme = uri.partition("://")[0].partition("+")[0].lower()
+    ask = {"http": _ask_http, "https": _ask_http, **dict.fromkeys(DATABASE_PORTS, _ask_database)}.get(scheme)
+    if ask is None:
         return True
-    import requests
-
     answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            with requests.get(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS, stream=True):
-                answered.set()
-        except requests.exceptions.SSLError:
-            answered.set()  # there is a server; MLflow has its own settings for certificates
-        except requests.RequestException:
-            pass  # what the caller is told by the event that is not set
-
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=ask, args=[uri, answered], daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS + 1)
     return answered.is_set()
 
 
-def server_version(uri: str) -> str | None:
-    """The version of MLflow that a server says it runs; None where what answers is no MLflow server."""
+def _ask_http(uri: str, answered: threading.Event) -> None:
     import requests
 
     try:
-        found = requests.get(f"{uri.rstrip('/')}/version", timeout=PROBE_SECONDS)
+        with requests.get(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS, stream=True):
+            answered.set()
+    except requests.exceptions.SSLError:
+        answered.set()  # there is a server; MLflow has its own settings for certificates
     except requests.RequestException:
-        return None
-    return found.text.strip() if found.ok and re.fullmatch(r"\d+\.[\w.]{1,30}", found.text.strip()) else None
+        pass  # what the caller is told by the event that is not set
+
+
+def _ask_database(uri: str, answered: threading.Event) -> None:
+    """MLflow itself would try for minutes."""
+    with suppress(OSError, ValueError):
+        address = urlsplit(uri)
+        port = address.port or DATABASE_PORTS[address.scheme.partition("+")[0].lower()]
+        if address.hostname:  # without one: a socket on this machine
+            socket.create_connection((address.hostname, port), PROBE_SECONDS).close()
+        answered.set()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import argparse
 import importlib.metadata
 import platform
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -92,16 +93,14 @@ def check_tracking() -> str:
         OFF,
         answers,
         ensure_database,
-        server_version,
         shown,
         sqlite_path,
         tracking_uri,
-        unsent_folder,
-        unsent_runs,
     )
+    from pipeline.trackingunsent import unsent_folder, unsent_keys
 
     uri = tracking_uri(Path())
-    unsent = unsent_runs(unsent_folder(Path()))
+    unsent = len(unsent_keys(unsent_folder(Path())))
     waiting = f"; {unsent} run(s) wait for delivery: `lrcn runs sync`" if unsent else ""
     path = sqlite_path(uri)
     if uri == OFF:
@@ -122,3 +121,16 @@ def check_tracking() -> str:
         )
     own = importlib.metadata.version("mlflow")
     return f"{shown(uri)}: MLflow {version}" + ("" if version == own else f" (here: {own})") + waiting
+
+
+def server_version(uri: str) -> str | None:
+    """The version that an MLflow server says it runs; None where what answers is no MLflow server."""
+    import requests
+
+    from pipeline.trackingstore import PROBE_SECONDS
+
+    try:
+        found = requests.get(f"{uri.rstrip('/')}/version", timeout=PROBE_SECONDS)
+    except requests.RequestException:
+        return None
+    return found.text.strip() if found.ok and re.fullmatch(r"\d+\.[\w.]{1,30}", found.text.strip()) else None

@@ -88,6 +88,10 @@ class Layout:
         """Folder of the scores of one training, or of the fusion of two."""
         return self.root / "evaluations" / name
 
+    def fusion(self, name: str) -> Path:
+        """Folder of a fusion's run id; DVC does not know it."""
+        return self.root / "fusions" / name
+
     @property
     def premium(self) -> Path:
         """What a random split would have shown; among the evaluations, which the report depends on."""

@@ -17,6 +17,7 @@ from pipeline.data.tables import read_videos
 from pipeline.discovery import printable
 from pipeline.errors import DataError
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
+from pipeline.evaluation.headline import experiment_headline
 from pipeline.evaluation.pooling import between_trainings, class_probabilities, detection_table, label_indices
 from pipeline.files import without_nan, write_json, write_text
 from pipeline.reporting.figures import evaluation_figures
@@ -31,6 +32,7 @@ from pipeline.stages.layout import Layout, Scored, StageOptions, dataset_of, sta
 from pipeline.stages.leaks import leak_counts
 from pipeline.stages.pictures import frame_strip, sample_frames
 from pipeline.stages.samples import task_classes
+from pipeline.stages.tracked import log_experiment
 from pipeline.video.framestore import FrameStore
 
 NUM_MISTAKES, STRIP_FRAMES = 8, 6
@@ -65,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folds[task, stream] = [predictions for predictions, _ in tables[experiment.seed]]
         trainings += own
     write_json(layout.root / "metrics.json", scores)
+    write_json(layout.root / "scores.json", experiment_headline(scores))
     files = {path.relative_to(layout.root).as_posix(): read_scores(path) for path in checks(layout)}
     premium = layout.premium.relative_to(layout.root).as_posix()
     if not is_current(files.get(premium, {}), scores, experiment.seed):
@@ -101,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     )
     write_text(layout.root / "report.html", page)
+    log_experiment(options, dataset.card.title, experiment_headline(scores))
     print(printable(f"report: {layout.root / 'report.html'}"))
 
 

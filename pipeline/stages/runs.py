@@ -1,7 +1,6 @@
 """`lrcn runs list|compare|best|sync`: the runs in MLflow, in the terminal."""
 
 import argparse
-import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,8 @@ from pipeline.errors import TrackingError
 from pipeline.reporting.runtables import choice, comparison, family_order, run_facts, run_list
 from pipeline.runchoice import comparable, groups_of
 from pipeline.trackingruns import asking, find_run, runs_of
-from pipeline.trackingstore import OFF, shown, tracking_uri, unsent_folder, unsent_runs
+from pipeline.trackingstore import OFF, shown, tracking_uri
+from pipeline.trackingunsent import deliver_unsent, unsent_folder, unsent_keys
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,8 +50,8 @@ def list_runs(uri: str, experiments: Sequence[str], as_json: bool) -> int:
         print(line)
     if num_others:
         print(f"runs: {num_others} run(s) that this package did not make are not listed", file=sys.stderr)
-    if unsent := unsent_runs(unsent_folder(Path())):
-        print(f"runs: {unsent} run(s) wait for delivery to MLflow: `lrcn runs sync`", file=sys.stderr)
+    if unsent := unsent_keys(unsent_folder(Path())):
+        print(f"runs: {len(unsent)} run(s) wait for delivery to MLflow: `lrcn runs sync`", file=sys.stderr)
     return 0
 
 
@@ -82,9 +82,9 @@ def sync(uri: str) -> int:
     if uri == OFF:
         raise TrackingError("MLFLOW_TRACKING_URI is `off`; set it to where the runs are to be, or unset it")
     folder = unsent_folder(Path())
-    if not unsent_runs(folder):
+    if not unsent_keys(folder):
         print("runs: nothing waits for delivery")
         return 0
-    for line in importlib.import_module("pipeline.trackingunsent").deliver_unsent(folder, uri):
+    for line in deliver_unsent(folder, uri):
         print(printable(line))
-    return 1 if unsent_runs(folder) else 0
+    return 1 if unsent_keys(folder) else 0

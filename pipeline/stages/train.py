@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -16,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.calibration import fit_calibration
 from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
-from pipeline.files import explaining_full_disk, write_json, write_table
+from pipeline.files import content_hash, explaining_full_disk, write_json, write_table
 from pipeline.models.modelfolder import Model, ModelSpec, save_model
 from pipeline.models.recurrent import RecurrentClassifier
 from pipeline.reporting.timefigures import training_figures
@@ -24,8 +23,10 @@ from pipeline.stages.figures import write_figures
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.stages.provenance import run_tags
 from pipeline.stages.samples import Sample, labelled_answers, read_samples, task_classes
-from pipeline.tracking import Run, tracking_uri
-from pipeline.training.checkpoint import CheckpointSlot, tensor_digest
+from pipeline.stages.tracked import training_run
+from pipeline.tracking import Run
+from pipeline.trackingmodel import MODEL_TAG
+from pipeline.training.checkpoint import CheckpointSlot, tensor_digest, training_identity
 from pipeline.training.distributed import World, process_group
 from pipeline.training.gradients import gradient_by_distance
 from pipeline.training.loop import TrainSettings, check, train
@@ -101,15 +102,11 @@ def train_one(options: StageOptions, world: World) -> None:
     tags = run_tags(options, key)
     folder = layout.training(options.training)
     folder.mkdir(parents=True, exist_ok=True)
-    with Run.start(
-        options.name,
-        folder.name,
-        tags,
-        experiment.model_dump(mode="json"),
-        tracking_uri(Path()),
+    about = (
         f"{settings.cell} on {backbone.name} features ({options.stream}), {options.task} task of {dataset.card.title}, "
-        f"fold {options.fold}, seed {options.seed}",
-    ) as run:
+        f"fold {options.fold}, seed {options.seed}"
+    )
+    with training_run(options, tags, about, checkpoint.memory(training_identity(loop, identity))) as run:
         for split, samples in sides.items():
             run.log_dataset(pd.DataFrame([asdict(s.video) for s in samples]), str(layout.videos), split, split)
         history = fit(Progress(run, options, settings.epochs))
@@ -141,9 +138,10 @@ def train_one(options: StageOptions, world: World) -> None:
         svgs = training_figures(folder.name, pd.DataFrame(history), by_distance)
         run.log_folder(write_figures(folder / "figures", svgs), "figures")
         run.log_dict(experiment.model_dump(mode="json"), "config.yaml")
+        run.set_tags({MODEL_TAG: content_hash(folder / "model" / "model.yaml")})
         run.log_model(folder / "model", epoch=int(best["epoch"]))
-        facts = {"run_id": run.run_id, "experiment": options.name, "name": folder.name}
-        write_json(folder / "mlflow_run.json", facts)
+        run.log_metrics({f"best_{name}": best[name] for name in ("epoch", "val_loss", "val_score")}, int(best["epoch"]))
+        write_json(folder / "mlflow_run.json", run.facts)
     checkpoint.remove()
     print(
         f"train: {options.name} {folder.name}: {len(sides['train'])} videos, {len(history)} epochs, best epoch "

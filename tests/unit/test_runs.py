@@ -2,10 +2,9 @@
 
 import json
 import os
-import sys
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from pipeline.errors import TrackingError
 from pipeline.reporting.runtables import aligned, family_order, short_ids
 from pipeline.runchoice import comparable, groups_of
 from pipeline.trackingruns import TrackedRun, asking, find_run
-from pipeline.trackingstore import shown, unsent_folder, unsent_runs
+from pipeline.trackingstore import shown
 from tests.mlflowruns import TAGS, add_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -276,30 +275,17 @@ def test_sync_delivers_and_says_what_is_left(
 
     def deliver(folder: Path, uri: str) -> Sequence[str]:
         asked.append((folder, uri))
-        (folder / ("1" * 32)).rmdir()
+        shutil.rmtree(folder / ("1" * 32))
         return ["demo clip-rgb-fold1-seed0: delivered", "demo clip-rgb-fold2-seed0: no answer"]
 
-    fake = ModuleType("pipeline.trackingunsent")
-    fake.deliver_unsent = deliver  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pipeline.trackingunsent", fake)
+    monkeypatch.setattr("pipeline.stages.runs.deliver_unsent", deliver)
     assert cli.main(["runs", "sync"]) == 0
     assert "nothing waits for delivery" in capsys.readouterr().out
     for key in ("1" * 32, "2" * 32):
-        (tmp_path / "mlruns_unsent" / key).mkdir(parents=True)
+        (tmp_path / "mlruns_unsent" / key / "a session").mkdir(parents=True)
     assert cli.main(["runs", "sync"]) == 1
     assert asked == [(tmp_path / "mlruns_unsent", f"sqlite:///{tmp_path}/mlflow.db")]
     assert "fold1-seed0: delivered" in capsys.readouterr().out
-
-
-def test_what_waits_lies_beside_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert unsent_folder(Path()) == tmp_path / "mlruns_unsent"
-    monkeypatch.setenv("DVC_ROOT", "/repository")
-    assert unsent_folder(Path()) == Path("/repository/mlruns_unsent")
-    assert unsent_runs(tmp_path / "mlruns_unsent") == 0
-    for name in ("a", "b", ".lock"):
-        (tmp_path / "x" / name).mkdir(parents=True)
-    (tmp_path / "x/file").touch()
-    assert unsent_runs(tmp_path / "x") == 2
 
 
 # MLflow that is away

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -30,10 +31,12 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def _own_environment() -> Iterator[None]:
+def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What MLflow does not take is kept below the working folder."""
     before = dict(os.environ)
     for key in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
         os.environ.pop(key, None)
+    monkeypatch.chdir(tmp_path)
     yield
     os.environ.clear()
     os.environ.update(before)
@@ -108,7 +111,7 @@ def test_a_database_of_a_newer_mlflow_turns_tracking_off(own_uri: str, capsys: p
     with sqlite3.connect(own_uri.removeprefix("sqlite:///")) as database:
         database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     with start(own_uri) as run:
-        assert not run.on
+        assert not run.is_live
     assert "ffffffffffff" in capsys.readouterr().err
 
 
@@ -190,14 +193,14 @@ def test_system_metrics_arrive(uri: str) -> None:
 def test_samples_of_the_system_grow_rarer_as_a_run_grows_older(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with start(uri) as run:
         run.log_epoch({"loss": 1.0}, 0)
-        assert run._monitor.sampling_interval == 1.0
-        run._started -= 600
+        assert run._sampler._monitor.sampling_interval == 1.0
+        run._sampler._started -= 600
         run.log_epoch({"loss": 1.0}, 1)
-        assert run._monitor.sampling_interval == pytest.approx(20, rel=0.05)
-        run._monitor.sampling_interval = 0.0  # so that the thread ends now
-        run._started -= 86400
+        assert run._sampler._monitor.sampling_interval == pytest.approx(20, rel=0.05)
+        run._sampler._monitor.sampling_interval = 0.0  # so that the thread ends now
+        run._sampler._started -= 86400
         run.log_epoch({"loss": 1.0}, 2)
-        assert run._monitor.sampling_interval == 60
+        assert run._sampler._monitor.sampling_interval == 60
 
 
 def test_files_go_beside_the_database(uri: str, tmp_path: Path) -> None:
@@ -306,7 +309,7 @@ def test_a_run_that_is_gone_is_replaced(uri: str) -> None:
             assert run.run_id != missing
         assert look(uri, run.run_id).data.tags["replaces_run"] == missing
     with Run.resume(None, uri, experiment="demo", name="clip-rgb-fold1-seed0") as run:
-        assert run.on
+        assert run.is_live
 
 
 # Tracking that is away
@@ -329,8 +332,10 @@ def test_tracking_can_be_off(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     with start("off", lr=0.1) as run:
         use_everything(run, tmp_path)
     with Run.resume("x", "off", experiment="demo", name="n") as resumed:
-        assert resumed.run_id is None
+        assert resumed.run_id == "x"
     assert run.run_id is None
+    assert re.fullmatch("[0-9a-f]{32}", str(run.facts["key"]))
+    assert not (tmp_path / "mlruns_unsent").exists()
     assert capsys.readouterr().err == ""
 
 
@@ -363,7 +368,7 @@ def test_a_server_lost_in_the_middle_is_reported_once(
         monkeypatch.setattr(mlflow.MlflowClient, "log_batch", fail)
         use_everything(run, tmp_path)
         assert run.run_id
-        assert not run.on
+        assert not run.is_live
     # On a busy machine MLflow's own monitor has time for lines of its own.
     own = [line for line in capsys.readouterr().err.splitlines() if "INFO mlflow" not in line]
     assert len(own) == 1
