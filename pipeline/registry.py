@@ -199,7 +199,9 @@ def _add_version(client: Any, name: str, run: TrackedRun, model_sha256: str) -> 
     except _mlflow_error() as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    return _version(client.create_model_version(name, source=source, run_id=run.run_id, model_id=model_id))
+    # Databases have it at once; waiting would be said on stderr, and last up to 5 minutes.
+    made = client.create_model_version(name, source, run.run_id, model_id=model_id, await_creation_for=0)
+    return _version(made)
 
 
 def _logged_id(client: Any, run_id: str) -> str | None:

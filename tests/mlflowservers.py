@@ -55,7 +55,8 @@ def mlflow_server(folder: Path, database: str) -> Iterator[str]:
     try:
         deadline = time.monotonic() + READY_SECONDS
         while not _healthy(f"http://127.0.0.1:{port}/health"):
-            assert server.poll() is None and time.monotonic() < deadline, (folder / "server.log").read_text()[-3000:]
+            ended = server.poll() is not None or time.monotonic() > deadline
+            assert not ended, (folder / "server.log").read_text()[-3000:]
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -94,15 +95,17 @@ def postgres() -> Iterator[str]:
         data = str(folder / "data")
         access = ["--username=lrcn", "--auth=scram-sha-256", f"--pwfile={folder}/password", "--no-sync"]
         _run([f"{binaries}/initdb", "-D", data, "--encoding=UTF8", "--locale=C", *access], user)
-        server = subprocess.Popen(
-            [f"{binaries}/postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", str(folder), "-F"],
-            user=user, cwd=folder, stdout=subprocess.DEVNULL, stderr=(folder / "log").open("wb"),
-        )  # fmt: skip
+        with (folder / "log").open("wb") as log:
+            server = subprocess.Popen(
+                [f"{binaries}/postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", str(folder), "-F"],
+                user=user, cwd=folder, stdout=log, stderr=log,
+            )  # fmt: skip
         try:
             where = ["-h", "127.0.0.1", "-p", str(port), "-U", "lrcn"]
             deadline = time.monotonic() + READY_SECONDS
             while subprocess.run([f"{binaries}/pg_isready", "-q", *where], check=False).returncode:
-                assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+                ended = server.poll() is not None or time.monotonic() > deadline
+                assert not ended, (folder / "log").read_text()
                 time.sleep(0.1)
             _run([f"{binaries}/createdb", *where, "mlflow"], user)
             yield f"postgresql+psycopg2://lrcn:{PASSWORD}@127.0.0.1:{port}/mlflow"

@@ -28,7 +28,7 @@ def family_order(runs: Sequence[TrackedRun]) -> list[tuple[TrackedRun, bool]]:
     children: dict[str, list[TrackedRun]] = {}
     ids = {run.run_id for run in runs}
     for run in sorted(runs, key=lambda run: (-run.started_ms, run.name)):
-        children.setdefault(run.parent_id if run.parent_id in ids else "", []).append(run)  # type: ignore[arg-type]
+        children.setdefault(run.parent_id if run.parent_id in ids else "", []).append(run)
     top = children.get("", [])
     # An experiment is as new as the newest of its trainings.
     top.sort(key=lambda run: -max(one.started_ms for one in [run, *children.get(run.run_id, [])]))
@@ -71,7 +71,7 @@ def run_list(runs: Sequence[TrackedRun]) -> list[str]:
         rows.append(
             [
                 ids[run.run_id], f"  {name}" if is_child else name, _local(run.started_ms), run.status.lower(), test,
-                _number(run.metrics.get(VALIDATION)), tags.get("dvc.exp", ""), tags.get("git.commit", "")[:8],
+                _number(run.metrics.get(VALIDATION)), tags.get("dvc.exp", ""), tags.get("git.commit", "")[:ID_LETTERS],
             ]
         )  # fmt: skip
         for task, stream in _scored(run):
@@ -109,11 +109,15 @@ def choice(experiment: str, groups: Sequence[Group], num_others: int) -> list[st
     """Groups of trainings by validation, and the trainings of the best."""
     best = groups[0]
     ids = short_ids([run for group in groups for run in group.trainings])
-    rows = [["", "stream", "folds", "seeds", "validation", "test", "the first of its runs"]]
+    rows = [["", "stream", "folds", "seeds", "validation", "test", "experiment's run", "dvc.exp", "commit"]]
     for place, group in enumerate(groups, start=1):
         first = group.trainings[0]
-        parts = [_listed(group.folds), _listed(group.seeds), _number(group.validation), _number(group.test)]
-        rows.append([f"{place}.", first.place[1], *parts, f"{ids[first.run_id]} {_settings(first)}"])
+        parts = [", ".join(group.folds), ", ".join(group.seeds), _number(group.validation), _number(group.test)]
+        made = [
+            (first.parent_id or "none")[:ID_LETTERS],
+            *(first.tags.get(tag, "") for tag in ("dvc.exp", "git.commit")),
+        ]
+        rows.append([f"{place}.", first.place[1], *parts, *made[:2], made[2][:ID_LETTERS]])
     found = [f"{experiment}, {best.trainings[0].place[0]} task: groups of trainings by mean validation score"]
     found += aligned(rows, indent="  ")
     if num_others:
@@ -163,10 +167,6 @@ def _place(name: str) -> tuple[int, str]:
     return (0 if name.startswith("test/") else 1 if "/" in name else 2, name)
 
 
-def _settings(run: TrackedRun) -> str:
-    return run.tags.get("dvc.exp") or run.tags.get("git.commit", "")[:8]
-
-
 def _interval(metrics: Mapping[str, float], name: str) -> str:
     if name not in metrics:
         return ""
@@ -180,10 +180,6 @@ def _difference(first: float | None, other: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def _listed(numbers: Sequence[str]) -> str:
-    return ", ".join(numbers)
 
 
 def _cut(text: str) -> str:
