@@ -1,8 +1,11 @@
 """`lrcn runs`: what is listed in which order, how a run is named, what a comparison shows, how the best is chosen."""
 
+import http.server
 import json
 import os
+import re
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,8 @@ from typing import Any
 import pytest
 
 from pipeline import cli
-from pipeline.errors import TrackingError
+from pipeline.errors import LrcnError, TrackingError
+from pipeline.inference import doctor
 from pipeline.reporting.runtables import aligned, family_order, short_ids
 from pipeline.runchoice import comparable, groups_of
 from pipeline.trackingruns import TrackedRun, asking, find_run
@@ -310,6 +314,48 @@ def test_what_cannot_be_asked_is_one_line(
     assert reason in err
     assert err.count("\n") == 1
     assert "secret" not in err
+
+
+class Answering(http.server.BaseHTTPRequestHandler):
+    """A web server: of MLflow at /version, or not."""
+
+    version = b"9.9.9"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.version if self.path == "/version" else b"OK")
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("version", "line"),
+    [
+        (b"9.9.9", r"ok: http://127\.0\.0\.1:\d+: MLflow 9\.9\.9 \(here: [\d.]+\); 2 run\(s\) wait for delivery"),
+        (b"<html>Not here</html>", r"BAD: http://127\.0\.0\.1:\d+ answers, but is no MLflow server.*; 2 run\(s\)"),
+        (None, r"BAD: http://127\.0\.0\.1:\d+ does not answer; runs go on without it.*; 2 run\(s\) wait"),
+    ],
+)  # fmt: skip
+def test_the_doctor_says_what_answers_and_what_waits(
+    version: bytes | None, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("1" * 32, "2" * 32):
+        (tmp_path / "mlruns_unsent" / key / "a session").mkdir(parents=True)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        monkeypatch.setattr(Answering, "version", version)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{server.server_port}")
+        if version is not None:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        else:
+            server.server_close()
+        try:
+            said = f"ok: {doctor.check_tracking()}"
+        except LrcnError as error:
+            said = f"BAD: {error}"
+        if version is not None:
+            server.shutdown()
+    assert re.match(line, said)
 
 
 def test_secrets_in_uris_are_not_shown() -> None:
