@@ -1,8 +1,7 @@
 """Experiment tracking: a run's parameters, curves, tables, figures and model in MLflow.
 
 With its neighbours `tracking*.py`, `serving.py` and `modelstore.py` the only importer of mlflow, which is loaded when a
-run starts and not before. Nothing depends on a server: what it cannot take is kept in `mlruns_unsent/`, and costs at
-most 10 s.
+run starts and not before. What a server cannot take is kept in `mlruns_unsent/`, and costs at most 10 s.
 """
 
 import hashlib
@@ -13,7 +12,6 @@ import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -23,8 +21,8 @@ import yaml
 from pipeline.discovery import printable
 from pipeline.errors import StoreError
 from pipeline.metricnames import clean_names, flatten
-from pipeline.trackingevents import Away, Event, Parent, Receiver, Refused, asking, connect, now_ms, status_of
-from pipeline.trackingmemory import Memory
+from pipeline.trackingdata import Event, Memory, Parent, now_ms, opening, status_of
+from pipeline.trackingevents import Away, Receiver, Refused, asking, connect
 from pipeline.trackingstore import OFF, apply_settings, ensure_database, shown, tracking_uri
 from pipeline.trackingsystem import Sampler
 from pipeline.trackingunsent import Session, is_unsent, unsent_folder, unsent_keys
@@ -61,7 +59,7 @@ class Run:
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's id of the run; None as long as MLflow does not know it."""
+        """MLflow's id of the run; None while MLflow does not know it."""
         return self._receiver.run_id if self._receiver else self._run_id
 
     @property
@@ -164,7 +162,8 @@ class Run:
         import pandas as pd
 
         table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-        self._emit("table", text=table.to_json(orient="split", index=False, date_format="iso"), file=file)
+        text = table.to_json(orient="split", index=False, date_format="iso", double_precision=15)
+        self._emit("table", text=text, file=file)
 
     def log_text(self, text: str, file: str) -> None:
         """A text file."""
@@ -208,7 +207,8 @@ class Run:
         loads wherever this package is installed. The metrics of `epoch` (the one whose weights were kept) and the run's
         parameters stand beside it. `registered_name` adds a version to the model registry.
         """
-        uri: str | None = self._emit("model", path=str(folder), epoch=epoch, name=name, registered_name=registered_name)
+        values = {"path": str(folder), "epoch": epoch, "name": name, "registered_name": registered_name}
+        uri: str | None = self._emit("model", **values)
         return uri
 
     def __enter__(self) -> Self:
@@ -235,17 +235,7 @@ class Run:
         if self._is_lost:
             return
         apply_settings()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from mlflow.tracking.context.registry import resolve_tags
-            from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
-
-        own = {**{name: str(value) for name, value in tags.items()}, **({MLFLOW_RUN_NOTE: about} if about else {})}
-        now = now_ms()
-        self._header |= {
-            "kind": "open", "time": now, "key": self.key, "run_id": self._run_id, "tags": resolve_tags(own),
-            "tags_again": tags_again, "parent": {**asdict(parent), "time": now} if parent else None,
-        }  # fmt: skip
+        self._header = opening(experiment, name, self.key, self._run_id, tags, about, parent, tags_again=tags_again)
         if is_unsent(self._folder, self.key):
             self._keep("what came before waits to be sent")
             return
@@ -259,6 +249,8 @@ class Run:
         """Tell MLflow of an event, or keep it; what MLflow answers."""
         if self._is_lost:
             return None
+        if "path" in values and not Path(values["path"]).exists():
+            raise FileNotFoundError(f"{values['path']}: no such file to be logged")
         event = {"kind": kind, **values}
         try:
             if self._receiver:
@@ -286,6 +278,9 @@ class Run:
         try:
             yield
         except (StoreError, OSError) as error:
+            if self._session:
+                with suppress(StoreError, OSError):
+                    self._session.close()
             self._is_lost, self._session = True, None
             self._say(f"nor can it be kept: {error}; nothing more of this run is logged, all of it is in local files")
 

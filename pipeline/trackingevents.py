@@ -1,4 +1,4 @@
-"""Events of a run, as plain data, and how one is told to MLflow: at once, or later from `mlruns_unsent/`.
+"""How an event of a run is told to MLflow: at once, or later from `mlruns_unsent/`.
 
 Every event may be told twice. A metric carries the time it was taken, which is a part of its key in MLflow; a tag, a
 file and a table replace what was there; a run is found again by its tag `lrcn.key`, a model by its `model.sha256`.
@@ -7,36 +7,21 @@ file and a table replace what was there; a run is found again by its tag `lrcn.k
 import json
 import re
 import sqlite3
-import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.trackingdata import METRICS_AT_ONCE, Event
 from pipeline.trackingstore import answers, apply_settings, ensure_database, shown, sqlite_path, troubles
 
 KEY, PARENT = "lrcn.key", "mlflow.parentRunId"
 NOT_FINITE = "metrics.not_finite"
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS")
 REASON_LETTERS = 200  # of what MLflow says
-METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # what MLflow takes in one call
+PARAMS_AT_ONCE = 100  # what MLflow takes in one call
 PAGE = 1000  # runs in one answer
-
-Event = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Parent:
-    """The run of an experiment, below which its trainings stand; the first of them makes it.
-
-    key: its `lrcn.key`, which follows from the experiment's settings, so that all trainings of them find the same run.
-    """
-
-    key: str
-    name: str
-    tags: Mapping[str, str]
 
 
 class Refused(Exception):
@@ -57,9 +42,11 @@ def asking() -> Iterator[None]:
             for kind in (DeprecationWarning, FutureWarning, UserWarning):
                 warnings.simplefilter("ignore", kind)
             yield
-    except tuple({*troubles(), sqlite3.Error, ImportError}) as error:
+    except Exception as error:
         import sqlalchemy.exc
 
+        if not isinstance(error, (*troubles(), sqlite3.Error, ImportError)):
+            raise
         reason = shown(" ".join(str(error).split()))[:REASON_LETTERS] or type(error).__name__
         # A database of ours that fails is reported as BAD_REQUEST too.
         damaged = isinstance(error.__cause__, sqlalchemy.exc.SQLAlchemyError)
@@ -77,22 +64,6 @@ def connect(uri: str) -> Any:
 
         ensure_database(uri)
         return mlflow.MlflowClient(uri)
-
-
-def merged(events: Iterable[Event]) -> Iterator[Event]:
-    """The same events, neighbouring metrics in one: a call for each epoch would take a server minutes for many runs."""
-    held: list[Any] = []
-    for event in events:
-        if event["kind"] == "metrics" and len(held) + len(event["values"]) <= METRICS_AT_ONCE:
-            held += event["values"]
-            continue
-        if held:
-            yield {"kind": "metrics", "values": held}
-        held = event["values"] if event["kind"] == "metrics" else []
-        if event["kind"] != "metrics":
-            yield event
-    if held:
-        yield {"kind": "metrics", "values": held}
 
 
 class Receiver:
@@ -262,22 +233,8 @@ class Receiver:
     def _end(self, event: Event) -> None:
         self._client.set_terminated(self.run_id, event["status"], event["time"])
 
-    def _source(self, event: Mapping[str, Any]) -> Path:
+    def _source(self, event: Event) -> Path:
         path = self._base / str(event["path"])
         if not path.exists():
             raise Refused(f"{path} is no longer there")
         return path
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970, as MLflow counts time."""
-    return int(time.time() * 1000)
-
-
-def status_of(error: BaseException | None) -> str:
-    """The status in which an exception, or none, leaves a run."""
-    if error is None or (isinstance(error, SystemExit) and not error.code):
-        return "FINISHED"
-    # 128 + the signal's number is what a process stopped by a signal exits with.
-    stopped = isinstance(error, SystemExit) and isinstance(error.code, int) and error.code >= 128
-    return "KILLED" if stopped or isinstance(error, KeyboardInterrupt) else "FAILED"

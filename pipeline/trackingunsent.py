@@ -17,7 +17,8 @@ from typing import Any, Self
 
 from pipeline.errors import StoreError
 from pipeline.files import explaining_full_disk, locked, sync_folder
-from pipeline.trackingevents import Away, Event, Receiver, Refused, connect, merged, now_ms
+from pipeline.trackingdata import Event, merged, now_ms
+from pipeline.trackingevents import Away, Receiver, Refused, connect
 from pipeline.trackingstore import OFF, shown
 
 EVENTS = "events.jsonl"
@@ -64,6 +65,7 @@ class Session:
 
     def add(self, event: Event) -> None:
         """Keep an event, and copies of its files: of a model links, since its files are replaced and never changed."""
+        event = {"time": now_ms(), **event}
         with explaining_full_disk(self.folder / EVENTS):
             if "path" in event:
                 source = Path(event["path"])
@@ -137,9 +139,9 @@ def _deliver_session(client: Any, uri: str, session: Path, lines: list[str]) -> 
     events, is_damaged = _read(session / EVENTS)
     if not events:
         return  # its process died before it said anything
+    num_events = len(events)
     if events[-1]["kind"] != "end":
-        last = max((event["time"] for event in events if "time" in event), default=events[0]["time"])
-        events.append({"kind": "end", "status": "KILLED", "time": last})
+        events.append({"kind": "end", "status": "KILLED", "time": events[-1]["time"]})
     receiver, refused = Receiver(client, uri, session), 0
     name = f"{events[0]['experiment']}/{events[0]['name']}"
     for event in merged(events):
@@ -151,7 +153,7 @@ def _deliver_session(client: Any, uri: str, session: Path, lines: list[str]) -> 
             refused += 1
             lines.append(f"{name}: not logged: {error}")
     if is_damaged:
-        lines.append(f"{name}: {session / EVENTS} was damaged after {len(events)} event(s); what followed is lost")
+        lines.append(f"{name}: {session / EVENTS} was damaged after {num_events} event(s); what followed is lost")
     lines.append(f"{name}: delivered, run {receiver.run_id}{f', but for {refused} event(s)' if refused else ''}")
 
 

@@ -24,6 +24,7 @@ from pipeline.reporting.figures import evaluation_figures
 from pipeline.reporting.numbers import Source
 from pipeline.reporting.report import Pooled, ReportData, render_report
 from pipeline.reporting.summary import LEVELS, Mistake, Training, confident_mistakes
+from pipeline.stages.aggregate import log_experiment
 from pipeline.stages.answers import alarms, mean_calibration, pooled, read_answers, read_scores, write_records
 from pipeline.stages.drawing import read_confusion, read_text_table
 from pipeline.stages.facts import data_facts, provenance
@@ -32,7 +33,6 @@ from pipeline.stages.layout import Layout, Scored, StageOptions, dataset_of, sta
 from pipeline.stages.leaks import leak_counts
 from pipeline.stages.pictures import frame_strip, sample_frames
 from pipeline.stages.samples import task_classes
-from pipeline.stages.tracked import log_experiment
 from pipeline.video.framestore import FrameStore
 
 NUM_MISTAKES, STRIP_FRAMES = 8, 6

@@ -315,7 +315,10 @@ def test_a_run_that_is_gone_is_replaced(uri: str) -> None:
 # Tracking that is away
 
 
-def use_everything(run: Run, folder: Path) -> None:
+def use_everything(run: Run, root: Path) -> None:
+    folder = root / "logged"
+    folder.mkdir(exist_ok=True)
+    (folder / "a.txt").write_text("a")
     run.log_epoch({"loss": 1.0}, 0)
     run.log_metrics({"loss": None})
     run.set_tags({"a": 1})
@@ -323,7 +326,7 @@ def use_everything(run: Run, folder: Path) -> None:
     run.log_folder(folder, "figures")
     run.log_text("x", "t.txt")
     run.log_dict({}, "d.json")
-    run.log_file(folder)
+    run.log_file(folder / "a.txt")
     run.log_dataset(pd.DataFrame({"a": ["1"]}), "s", "n", "test")
     assert run.log_model(folder) is None
 
@@ -417,11 +420,12 @@ def answer_once(server: socket.socket) -> None:
 STARTS = """
 import sys, time
 from pathlib import Path
-from pipeline.tracking import Run, tracking_uri
+from pipeline.tracking import Parent, Run, tracking_uri
 gate = Path(sys.argv[1])
 (gate / sys.argv[2]).touch()
-while len(list(gate.iterdir())) < 3: time.sleep(0.01)
-with Run.start("demo", sys.argv[2], {}, {}, tracking_uri(Path(sys.argv[3]))) as run:
+while len(list(gate.iterdir())) < 4: time.sleep(0.01)
+parent = Parent("p" * 32, "demo", {"lrcn.kind": "experiment"})
+with Run.start("demo", sys.argv[2], {}, {}, tracking_uri(Path(sys.argv[3])), parent=parent) as run:
     for epoch in range(20): run.log_epoch({"loss": float(epoch)}, epoch)
 sys.exit(0 if run.run_id else 1)
 """
@@ -432,15 +436,16 @@ def test_several_first_starts_at_once(tmp_path: Path) -> None:
     gate, root = tmp_path / "gate", tmp_path / "root"
     gate.mkdir()
     arguments = [sys.executable, "-P", "-c", STARTS, str(gate)]
-    started = [subprocess.Popen([*arguments, name, str(root)]) for name in ("a", "b", "c")]
-    assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
+    started = [subprocess.Popen([*arguments, name, str(root)]) for name in "abcd"]
+    assert [process.wait(timeout=120) for process in started] == [0, 0, 0, 0]
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
-    experiment = client.get_experiment_by_name("demo")
-    runs = client.search_runs([experiment.experiment_id])
-    assert {run.info.run_name: run.info.status for run in runs} == dict.fromkeys("abc", "FINISHED")
-    assert [len(client.get_metric_history(run.info.run_id, "loss")) for run in runs] == [20, 20, 20]
+    experiment = client.get_experiment_by_name("demo").experiment_id
+    (parent,) = client.search_runs([experiment], "tags.`lrcn.kind` = 'experiment'")
+    runs = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert {run.info.run_name: run.info.status for run in runs} == dict.fromkeys("abcd", "FINISHED")
+    assert [len(client.get_metric_history(run.info.run_id, "loss")) for run in runs] == [20] * 4
 
 
 # Models
