@@ -39,6 +39,11 @@ COMMANDS = {
     ),
     "select": ("pipeline.stages.select", "choose the experiments that `dvc repro` builds"),
     "results": ("pipeline.stages.results", "print the scores of an experiment"),
+    "runs": ("pipeline.stages.runs", "runs in MLflow: list, compare, best by validation; deliver what it missed"),
+    "promote": (
+        "pipeline.stages.promote",
+        "give a training's model a name and an alias in MLflow, if its scores allow",
+    ),
     "index": ("pipeline.stages.index", "stage: media folder and card to tables of videos, segments and splits"),
     "decode": ("pipeline.stages.decode", "stage: each video once into the lossless frame store"),
     "audit": ("pipeline.stages.audit", "stage: pictures on two sides of a split, and what file properties give away"),

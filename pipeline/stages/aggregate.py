@@ -35,7 +35,7 @@ def log_experiment(options: StageOptions, title: str, headline: Mapping[str, Map
         in_words(title, experiment, headline), key=parent.key,
     ) as run:  # fmt: skip
         run.log_metrics(flatten(headline))
-        for file in ("metrics.json", "scores.json", "report.html"):
+        for file in ("metrics.json", "scores.json", "shortcut.json", "report.html"):
             run.log_file(layout.root / file)
         rows = []
         for (task, streams), fold, seed in itertools.product(headline.items(), experiment.folds, experiment.seeds):

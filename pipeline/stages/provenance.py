@@ -5,7 +5,7 @@ import subprocess
 
 from pipeline.files import content_hash
 from pipeline.stages.layout import StageOptions
-from pipeline.stages.leaks import leak_counts
+from pipeline.stages.leaks import is_published, leak_counts
 
 
 def git_state() -> dict[str, str]:
@@ -34,6 +34,7 @@ def run_tags(options: StageOptions, features_key: str | None = None) -> dict[str
         "segments.sha256": content_hash(layout.segments),
         "splits.sha256": content_hash(layout.splits),
         **{f"leaks.{kind}": str(count) for kind, count in leak_counts(layout, [options.fold]).items()},
+        "split.published": str(is_published(layout)).lower(),
         **git,
     }
     if git["git.commit"] != "unknown":
