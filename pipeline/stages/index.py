@@ -7,8 +7,7 @@ from pathlib import Path
 from pipeline.data.index import index_dataset, media_kind, write_index
 from pipeline.device import num_workers
 from pipeline.discovery import printable
-from pipeline.files import sweep
-from pipeline.stages.layout import dataset_of, stage_options
+from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.video.isolation import DecoderPool
 from pipeline.video.verdict import Verdict
 
@@ -16,7 +15,12 @@ from pipeline.video.verdict import Verdict
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the tables of the experiment's data set."""
     options = stage_options(__doc__, argv, media=True, allow_leak=True)
-    sweep(options.layout.root)
+    with options.layout.writing(options.layout.root):
+        write_tables(options)
+
+
+def write_tables(options: StageOptions) -> None:
+    """Index the media folder."""
     options.layout.leaks.unlink(missing_ok=True)  # of an earlier split, which nothing may be trained by
     dataset = dataset_of(options.experiment)
     media = options.media or Path(dataset.card.media)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline.errors import TrainingError
-from pipeline.files import replacing
+from pipeline.files import replacing, sweep
 
 FORMAT = 1
 KEEP_DAYS = 30
@@ -198,6 +198,7 @@ class CheckpointSlot:
         """Delete the file that was used, the training having ended, and those that nobody came back to for long."""
         if self._used is not None:
             self._used.unlink(missing_ok=True)
+        sweep(self._path.parent)
         for file in self._path.parent.glob(f"{glob.escape(self._path.stem)}-*{self._path.suffix}"):
             with suppress(FileNotFoundError):
                 if time.time() - file.stat().st_mtime > KEEP_DAYS * 86_400:
