@@ -68,8 +68,9 @@ def run(folder: Path, num_kills: int, kinds: list[str], rng: random.Random) -> N
         took[stage] = repro(root)
         print(f"again from {stage}: {took[stage]:.1f} s; other files: {differences(outputs(root), expected) or 'none'}")
     sys.stdout.flush()
-    for kind in kinds:
-        trials = [trial(built, root, kind, stages[n % len(stages)], took, expected, rng) for n in range(num_kills)]
+    for place, kind in enumerate(kinds):
+        chosen = [stages[(place * num_kills + number) % len(stages)] for number in range(num_kills)]
+        trials = [trial(built, root, kind, stage, took, expected, rng) for stage in chosen]
         hit = Counter(str(one["hit"]).partition("@")[0] for one in trials)
         left = sum((Counter(one["states"]) for one in trials), Counter())
         print(f"{kind}: {num_kills} kills, in {', '.join(f'{name} {count}' for name, count in hit.items())}")

@@ -18,7 +18,7 @@ from pipeline.data.featurefiles import FeatureFiles
 from pipeline.data.framelabels import label_recordings
 from pipeline.data.groups import GroupRule, assign_groups, by_column, by_list, by_pattern, join_groups, read_headed_list
 from pipeline.data.labels import frame_classes
-from pipeline.data.scan import MediaFile, ReadHeader, scan_media, until_settled
+from pipeline.data.scan import MediaFile, ReadHeader, scan_media
 from pipeline.data.tables import Segment, Split, Video, refuse, write_rows
 from pipeline.errors import DataError, LeakError
 from pipeline.files import write_json
@@ -42,18 +42,17 @@ def index_dataset(
     workers: int = 1,
     allow_leak: bool = False,
     measure: Callable[[Path], Ends | None] = lambda path: None,
+    files: Sequence[MediaFile] | None = None,
+    known: dict[MediaFile, Video] | None = None,
 ) -> Index:
     """Scan the media, read the annotations, make and check the splits.
-
-    What comes to the folder meanwhile is taken in: DVC hashes it when its stage has ended, and would take a file that
-    came after the listing for one that was indexed.
 
     media: the media folder; the card's `media` is relative to the repository's root. read_header: states what a video
     file's container says, or raises RejectedVideo; ready-made features are read here. workers: files read at a time; no
     result depends on it. measure: the ends of a video as decoding it finds them, or None; asked only where a segment
-    ends after what the header states. Raises DataError naming file and row of what cannot be used, or a file that still
-    changes after a minute, and LeakError when a made split puts one group, or the same bytes, on two sides; with
-    allow_leak that is a warning, as it is in published splits.
+    ends after what the header states. files, known: see `scan_media`. Raises DataError naming file and row of what
+    cannot be used, and LeakError when a made split puts one group, or the same bytes, on two sides; with allow_leak
+    that is a warning, as it is in published splits.
     """
     card = dataset.card
     if not media.is_dir():
@@ -61,25 +60,9 @@ def index_dataset(
             f"{media}: no such folder; the media of {card.name!r} is expected there (a symbolic link will do); "
             f"{dataset.folder / 'README.md'} says where to get it"
         )
-    known: dict[MediaFile, Video] = {}
-
-    def index(files: Sequence[MediaFile]) -> Index:
-        read = read_header if card.features is None else FeatureFiles(card, media, workers=workers).header
-        videos = scan_media(media, read, tables=_own_tables(card), workers=workers, files=files, known=known)
-        return _index(dataset, media, videos, allow_leak, measure)
-
-    return until_settled(media, index)
-
-
-def _index(
-    dataset: Dataset,
-    media: Path,
-    videos: list[Video],
-    allow_leak: bool,
-    measure: Callable[[Path], Ends | None],
-) -> Index:
-    """The tables that follow from the rows of the media folder."""
-    card = dataset.card
+    if card.features is not None:
+        read_header = FeatureFiles(card, media, workers=workers).header
+    videos = scan_media(media, read_header, tables=_own_tables(card), workers=workers, files=files, known=known)
     usable = [video.video_id for video in videos if video.status == "ok"]
     if not usable:
         first = f"; {videos[0].video_id!r}: {videos[0].reason}" if videos else ""

@@ -57,7 +57,12 @@ class MediaFile:
 
 
 def list_media(media: Path) -> list[MediaFile]:
-    """Every name below `media`, in the order of the paths' bytes. Raises DataError when it cannot be listed."""
+    """Every name below `media`, in the order of the paths' bytes; none where there is no such folder.
+
+    Raises DataError when it cannot be listed.
+    """
+    if not media.is_dir():
+        return []
     start = len(os.path.join(media, ""))  # noqa: PTH118 - the walk joins its paths like this
     files = []
     for entry in walk([str(media)], enter_hidden=True):

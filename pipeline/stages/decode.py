@@ -72,8 +72,7 @@ def say_what_came(options: StageOptions) -> None:
     """Print how many files came after the tables were made: this run leaves them out."""
     media = options.media or Path(dataset_of(options.experiment).card.media)
     known = {video.video_id for video in read_videos(options.layout.videos)}
-    listed = list_media(media) if media.is_dir() else []  # without it each file says that it is missing
-    if came := [file.video_id for file in listed if file.video_id not in known]:
+    if came := [file.video_id for file in list_media(media) if file.video_id not in known]:
         what = f"{len(came)} file(s) have come to {media} since `index` listed it, {came[0]!r} first"
         again = f"`dvc repro` again, with `--force index@{options.name}` if it finds nothing to do"
         print(printable(f"decode: {what}; they are not in this run: {again}"))

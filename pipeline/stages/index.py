@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.data.index import index_dataset, media_kind, write_index
+from pipeline.data.index import Index, index_dataset, media_kind, write_index
+from pipeline.data.scan import MediaFile, until_settled
+from pipeline.data.tables import Video
 from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
@@ -20,20 +22,29 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write_tables(options: StageOptions) -> None:
-    """Index the media folder."""
+    """Index the media folder, and again what comes to it meanwhile."""
     options.layout.leaks.unlink(missing_ok=True)  # of an earlier split, which nothing may be trained by
     dataset = dataset_of(options.experiment)
     media = options.media or Path(dataset.card.media)
+    known: dict[MediaFile, Video] = {}
     with DecoderPool(options.runtime.limits) as decoders:
-        index = index_dataset(
-            dataset,
-            media,
-            decoders.header,
-            workers=num_workers(options.runtime.workers),
-            allow_leak=options.allow_leak,
-            measure=lambda path: ends(decoders.check(path)),
-        )
-    write_index(index, options.layout.root)
+
+        def make(files: Sequence[MediaFile]) -> Index:
+            index = index_dataset(
+                dataset,
+                media,
+                decoders.header,
+                workers=num_workers(options.runtime.workers),
+                allow_leak=options.allow_leak,
+                measure=lambda path: ends(decoders.check(path)),
+                files=files,
+                known=known,
+            )
+            write_index(index, options.layout.root)
+            return index
+
+        # DVC hashes the folder when this stage has ended, and takes a file that came before that for an indexed one.
+        index = until_settled(media, make)
     files = index.audit["files"]
     print(
         f"index: {files['total']} files in {printable(str(media))}: {files['ok']} {media_kind(dataset.card)}s, "

@@ -82,7 +82,7 @@ def test_one_that_is_just_ending_is_waited_for(tmp_path):
     ending.start()
     begin = time.monotonic()
     with locked(tmp_path, wait_seconds=10):
-        assert 0.2 < time.monotonic() - begin < 5
+        assert time.monotonic() - begin > 0.2
     ending.join()
 
 
