@@ -8,12 +8,12 @@ start of `dvc repro` and its end, and `dvc repro` is run again at once, until it
 """
 
 import argparse
+import json
 import os
 import platform
 import random
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = str(ROOT)
 
+from tests.conftest import run_command  # noqa: E402
 from tests.killing import (  # noqa: E402
     KILLS,
     Watch,
@@ -45,29 +46,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10, help="of each kind (default: 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument(
+        "--folder", type=Path, help="to work in; what is built there is used again (default: a new one)"
+    )
     parser.add_argument("--kind", choices=KILLS, action="append", help="only this kind; may be given several times")
     options = parser.parse_args()
     print(time.strftime("%Y-%m-%d"), platform.machine(), f"{len(os.sched_getaffinity(0))} cores", end=", ")
     print(f"load {os.getloadavg()[0]:.1f}", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        run(Path(folder).resolve(), options.kills, options.kind or list(KILLS), random.Random(options.seed))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.folder or Path(temporary)).resolve()
+        run(folder, options.kills, options.kind or list(KILLS), random.Random(options.seed))
 
 
 def run(folder: Path, num_kills: int, kinds: list[str], rng: random.Random) -> None:
     # One path for all: DVC's own records hold it.
     built, root = folder / "built", folder / "toy"
-    make_repository(root)
-    seconds = repro(root)
-    stages = list(yaml.safe_load((root / "dvc.lock").read_text())["stages"])
-    expected = outputs(root)
-    root.rename(built)
-    print(f"undisturbed: {seconds:.0f} s, {len(stages)} stages, {len(expected)} files", flush=True)
-    took = {}
+    times = folder / "seconds.json"
+    shutil.rmtree(root, ignore_errors=True)
+    if not built.exists():
+        make_repository(root)
+        print(f"undisturbed: {repro(root):.0f} s", flush=True)
+        root.rename(built)
+    expected = outputs(built)
+    stages = list(yaml.safe_load((built / "dvc.lock").read_text())["stages"])
+    print(f"{len(stages)} stages, {len(expected)} files", flush=True)
+    took: dict[str, float] = json.loads(times.read_text()) if times.exists() else {}
     for stage in stages:
-        prepare(built, root, stage)
-        took[stage] = repro(root)
-        print(f"again from {stage}: {took[stage]:.1f} s; other files: {differences(outputs(root), expected) or 'none'}")
-    sys.stdout.flush()
+        if stage not in took:
+            prepare(built, root, stage)
+            took[stage] = repro(root)
+            other = differences(outputs(root), expected) or "none"
+            print(f"again from {stage}: {took[stage]:.1f} s; other files: {other}", flush=True)
+    times.write_text(json.dumps(took))
     for place, kind in enumerate(kinds):
         chosen = [stages[(place * num_kills + number) % len(stages)] for number in range(num_kills)]
         trials = [trial(built, root, kind, stage, took, expected, rng) for stage in chosen]
@@ -122,7 +132,7 @@ def trial(
                 continue
             moment, old = time.monotonic(), [pid for pid in watch.seen if runs(pid)]
             again = start_repro(root).wait()
-    done = subprocess.run(["dvc", "status"], cwd=root, capture_output=True, text=True, check=False).stdout
+    done = run_command(root, "dvc", "status")
     if not again and "up to date" not in done:
         again = f"0, and then: {re.sub(chr(10), ' ', done)}"
     states = Counter(run_states(root))

@@ -75,8 +75,8 @@ def dvc_and_stage(
 @pytest.mark.parametrize(
     ("shell", "line"),
     [
-        ("sh", "{}"),  # dash and bash put a single command in their own place
-        ("bash", "{}; true"),  # here the shell stays between the two
+        ("bash", "{}"),  # puts a single command in its own place
+        ("sh", "{}"),  # dash stays between the two
         ("bash", "setsid --wait {}"),  # a session of the stage's own, as torchrun's processes have
     ],
 )
