@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.discovery import printable
+from pipeline.dvcparent import ending_with_dvc
 from pipeline.errors import LrcnError
 from pipeline.inference.ending import uninterrupted
 
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         _help().error(f"unknown command {name!r}; expected one of {', '.join(COMMANDS)}")
     try:
-        with _stopping_signals():
+        with _stopping_signals(), ending_with_dvc():
             return _run(name, rest)
     except LrcnError as error:
         if debug:

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ OWN_NAME = re.compile(r"\..*\.[0-9a-f]{32}\.tmp", re.DOTALL)  # of temporary fil
 LOCK_NAME = ".lock"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, quota used up, above the largest file allowed
 NEARLY_FULL_BYTES = 2**20
+RETRY_SECONDS = 0.05
 
 
 @contextmanager
@@ -85,17 +87,19 @@ def explaining_full_disk(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, lock: Path | None = None, wait_seconds: float = 0.0) -> Iterator[None]:
     """Be a folder's only writer, and begin by removing what dead ones left; the folder is made when it is missing.
 
-    The lock is the operating system's and dies with the process, however that ends. Raises StoreError at once when the
+    The lock is the operating system's and dies with the process, however that ends. lock: its file, where it may not
+    lie in the folder. wait_seconds: how long to wait for a holder, which may be just ending. Raises StoreError when the
     folder cannot be written, or when another process holds it (on this machine, or through a network file system).
     """
-    path = folder / LOCK_NAME
+    path = lock or folder / LOCK_NAME
     try:
         with explaining_full_disk(path):
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor = _open_locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = _open_within(path, wait_seconds)
     except BlockingIOError:
         raise StoreError(f"{folder}: {_holder(path)} is writing there; wait until it has ended, or stop it") from None
     except OSError as error:
@@ -195,6 +199,18 @@ def _open_locked(path: Path, flags: int) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # its holder removed the file between opening and locking: that lock is nobody's
+
+
+def _open_within(path: Path, seconds: float) -> int:
+    """As `_open_locked`; BlockingIOError when it is still held after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return _open_locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(RETRY_SECONDS)
 
 
 def _lock(descriptor: int, flags: int) -> None:

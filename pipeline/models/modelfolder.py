@@ -7,7 +7,6 @@
 Folder + video = prediction, offline. The same folder is what MLflow logs.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -213,8 +212,8 @@ class Model:
 
 
 def save_model(folder: Path, model: Model, backbone_file: Path) -> None:
-    """Write a model folder; it appears whole or not at all."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    """Write a model folder; it appears whole or not at all. One process at a time: it removes what a dead one left."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:

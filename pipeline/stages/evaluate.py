@@ -48,7 +48,9 @@ NUM_SHOWN = 12  # test videos of which every timestep is shown
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Score one training; nothing here has been seen by it or chosen by its scores."""
-    evaluate_one(stage_options(__doc__, argv, task=True, stream=True, fold=True, seed=True))
+    options = stage_options(__doc__, argv, task=True, stream=True, fold=True, seed=True)
+    with options.layout.writing(options.layout.evaluation(options.training)):
+        evaluate_one(options)
 
 
 def evaluate_one(options: StageOptions) -> None:

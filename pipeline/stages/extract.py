@@ -12,7 +12,7 @@ from pipeline.features.store import FeatureStore
 from pipeline.files import locked
 from pipeline.progress import Progress
 from pipeline.stages.importfeatures import import_all
-from pipeline.stages.layout import StageOptions, stage_options
+from pipeline.stages.layout import WAIT_SECONDS, StageOptions, stage_options
 from pipeline.video.framestore import FrameStore
 from pipeline.view import features_key
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def extract_features(options: StageOptions) -> None:
     """Bring the options' feature store up to date, as its only writer."""
-    with locked(options.layout.features(options.representation)):
+    with locked(options.layout.features(options.representation), wait_seconds=WAIT_SECONDS):
         if options.settings.backbone is None:
             import_all(options)
         else:

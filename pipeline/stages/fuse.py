@@ -33,6 +33,13 @@ FILES: dict[Side, str] = {"val": "validation.csv", "test": "predictions.csv"}
 def main(argv: Sequence[str] | None = None) -> None:
     """Fuse two trainings of one task, fold and seed; the test side chooses nothing."""
     options = stage_options(__doc__, argv, task=True, fold=True, seed=True)
+    name = training_name(options.task, "fused", options.fold, options.seed)
+    with options.layout.writing(options.layout.evaluation(name)):
+        fuse_one(options, name)
+
+
+def fuse_one(options: StageOptions, name: str) -> None:
+    """Fuse the trainings that the options name; name: of the fusion."""
     flow, task = options.experiment.flow, options.task
     if flow is None or task not in options.experiment.fused_tasks:
         raise ConfigError(
@@ -70,7 +77,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     scores["leaks"] = leak_counts(options.layout, [options.fold])
     known = test.labels != IGNORED
     matrix = confusion_matrix(test.labels[known], probs[known].argmax(axis=1), len(classes))
-    name = training_name(task, "fused", options.fold, options.seed)
     folder = options.layout.evaluation(name)
     folder.mkdir(parents=True, exist_ok=True)
     for file, table in (("predictions.csv", predictions), ("controls.csv", controls)):

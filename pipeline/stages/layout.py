@@ -1,7 +1,9 @@
 """Where an experiment's files lie, and what every stage does first: read its options."""
 
 import argparse
+import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,8 +11,10 @@ from typing import Literal
 from pipeline.config import Experiment, Runtime, Stream, StreamSettings, Task, load_experiment, load_runtime
 from pipeline.data.cards import Dataset, read_dataset
 from pipeline.errors import ConfigError
+from pipeline.files import locked
 
 Scored = Stream | Literal["fused"]
+WAIT_SECONDS = 10.0  # for a stage that is just ending; one whose DVC is gone takes 8 s at most: pipeline/dvcparent.py
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,17 @@ class Layout:
     def probe(self, name: str) -> Path:
         """Folder of what the bias probe found of one training."""
         return self.evaluation(name) / "probe"
+
+    def writing(self, folder: Path) -> AbstractContextManager[None]:
+        """Be the only stage that writes into a folder of the experiment; one that is just ending is waited for.
+
+        The lock lies in `locks/`: DVC hashes the folders. Of torchrun's processes the first one holds it. Raises
+        StoreError when another process keeps it.
+        """
+        if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK") != "0":
+            return nullcontext()
+        name = "-".join(folder.relative_to(self.root.parent).parts)
+        return locked(folder, lock=self.root / "locks" / name, wait_seconds=WAIT_SECONDS)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
 from pipeline.inference.proberesults import table_of, write_probe
 from pipeline.progress import Progress
-from pipeline.stages.layout import dataset_of, stage_options
+from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.stages.samples import read_samples
 from pipeline.stages.tracked import resumed_run
 from pipeline.stages.trained import trained_model
@@ -22,6 +22,12 @@ from pipeline.view import features_key
 def main(argv: Sequence[str] | None = None) -> None:
     """Probe one training on test videos spread over the classes."""
     options = stage_options(__doc__, argv, task=True, stream=True, fold=True, seed=True)
+    with options.layout.writing(options.layout.probe(options.training)):
+        probe_one(options)
+
+
+def probe_one(options: StageOptions) -> None:
+    """Probe the training that the options name."""
     experiment, layout, view = options.experiment, options.layout, options.settings.view
     if experiment.probe is None:
         raise ConfigError(f"configs/{options.name}.yaml: probe is empty; expected e.g. probe: {{videos: 60}}")

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,14 @@ NUM_MISTAKES, STRIP_FRAMES = 8, 6
 def main(argv: Sequence[str] | None = None) -> None:
     """Write `metrics.json`, tables and figures (per task and stream, all folds together) and `report.html`."""
     options = stage_options(__doc__, argv)
+    with options.layout.writing(options.layout.root):
+        write_report(options)
+
+
+def write_report(options: StageOptions) -> None:
+    """Write the report of the options' experiment; what an earlier one wrote of other tasks and streams is removed."""
+    for name in ("tables", "figures"):
+        shutil.rmtree(options.layout.root / name, ignore_errors=True)
     experiment, layout = options.experiment, options.layout
     dataset = dataset_of(experiment)
     videos = read_videos(layout.videos)

@@ -45,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     processes share each batch, and the first of them writes.
     """
     options = stage_options(__doc__, argv, task=True, stream=True, fold=True, seed=True)
-    with process_group(choose_device(options.runtime.device)) as world:
+    with (
+        process_group(choose_device(options.runtime.device)) as world,
+        options.layout.writing(options.layout.training(options.training)),
+    ):
         train_one(options, world)
 
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline.errors import TrainingError
-from pipeline.files import replacing
+from pipeline.files import replacing, sweep
 
 FORMAT = 1
 KEEP_DAYS = 30
@@ -209,6 +209,7 @@ class CheckpointSlot:
         if self._used is not None:
             self._used.unlink(missing_ok=True)
             self._used.with_suffix(MEMORY_SUFFIX).unlink(missing_ok=True)
+        sweep(self._path.parent)
         for file in self._path.parent.glob(f"{glob.escape(self._path.stem)}-*"):
             with suppress(FileNotFoundError):
                 if time.time() - file.stat().st_mtime > KEEP_DAYS * 86_400:

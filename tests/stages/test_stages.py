@@ -532,3 +532,14 @@ def test_a_video_that_failed_for_a_passing_reason_is_decoded_again(toy, capsys):
     run_stage("decode")
     assert "decode: 1 of 60 videos decoded" in capsys.readouterr().out
     assert (Path("artifacts/toy/frames") / f"{video.sha256}.mkv").read_bytes() == expected
+
+
+def test_a_report_leaves_nothing_of_an_older_one(toy):
+    """As of a stream that the experiment no longer has; DVC removes it before the stage, a run by hand does not."""
+    for name in ("tables/clip-flow/per_class.csv", "figures/clip-flow/ladder.svg"):
+        (ARTIFACTS / name).parent.mkdir()
+        (ARTIFACTS / name).write_text("old")
+    run_stage("report")
+    assert [path.name for name in ("tables", "figures") for path in sorted((ARTIFACTS / name).iterdir())] == [
+        "clip-rgb", "frame-rgb", "clip-rgb", "frame-rgb",
+    ]  # fmt: skip
