@@ -29,6 +29,7 @@ class DvcLock:
     stages: dict[str, Any]
     read_videos: bool = False
     _md5s: dict[str, str] = field(default_factory=dict)
+    _said: list[Fact] = field(default_factory=list)
 
     @classmethod
     def read(cls, read_videos: bool = False) -> "DvcLock":
@@ -66,8 +67,10 @@ class DvcLock:
     def facts(self, name: str) -> Fact:
         """What a stage read and wrote, each file compared with what is there now."""
         stage = self.stages[name]
-        entries = list(_entries(stage, "deps", "outs"))
-        facts = [*(self._entry(entry) for entry in entries), *_params(stage)]
+        facts = [*map(self._entry, _entries(stage, "deps", "outs")), *_params(stage)]
+        # A store that was counted, and not read, is said once, and not of each stage that reads it.
+        facts = [fact for fact in facts if fact.state != "unchecked" or fact not in self._said]
+        self._said += [fact for fact in facts if fact.state == "unchecked"]
         wrong = some_of([fact for fact in facts if fact.state == "broken"])
         aside = some_of([fact for fact in facts if fact.state == "unchecked"])
         num_good = sum(fact.state == "holds" for fact in facts)

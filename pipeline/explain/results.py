@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from pipeline.data.tables import Side, read_csv
 from pipeline.errors import DataError, LrcnError
 from pipeline.explain.facts import MAX_SHOWN, Fact, broken, holds, some_of, unchecked
 from pipeline.explain.model import KnownModel, described_model, find_model
 from pipeline.files import content_hash
+from pipeline.inference.answers import Status
 from pipeline.inference.ledger import LEDGER, UNREADABLE, LedgerReader, file_state
 from pipeline.inference.results import RESULT_COLUMNS, is_sure, result_row, result_scores, text_of
 from pipeline.inference.timesteps import has_timesteps, timesteps_path
@@ -69,7 +71,7 @@ def results_fact(results: Results, file: str | None) -> tuple[Fact, KnownModel |
     """What is known of a folder of results, of one row where `file` names it; and the model that answered."""
     folder = results.folder
     statuses = Counter(row["status"] for _, row in results.rows)
-    counted = ", ".join(f"{count} {status}" for status, count in statuses.items())
+    counted = ", ".join(f"{statuses[word]} {word}" for word in get_args(Status) if statuses[word]) or "none"
     top = Fact("results", f"{folder}: {len(results.rows)} files, {counted}")
     chosen = results.rows if file is None else [results.row(file)]
     model, described = _model(results, chosen)
