@@ -71,7 +71,7 @@ class DvcLock:
         # A store that was counted, and not read, is said once, and not of each stage that reads it.
         facts = [fact for fact in facts if fact.state != "unchecked" or fact not in self._said]
         self._said += [fact for fact in facts if fact.state == "unchecked"]
-        wrong = some_of([fact for fact in facts if fact.state == "broken"])
+        wrong = some_of(_code_in_one([fact for fact in facts if fact.state == "broken"]))
         aside = some_of([fact for fact in facts if fact.state == "unchecked"])
         num_good = sum(fact.state == "holds" for fact in facts)
         total = Fact(name, f"{num_good} of {len(facts)} dependencies, parameters and outputs are those of {LOCK}")
@@ -162,6 +162,19 @@ def ignores() -> bool:
     except OSError:
         return False
     return any(line.strip() and not line.lstrip().startswith("#") for line in lines)
+
+
+def _code_in_one(facts: list[Fact]) -> list[Fact]:
+    """Files of code that differ as one fact: an edit may change what most stages import."""
+    code = [fact for fact in facts if fact.name.startswith("pipeline/") and fact.name.endswith(".py")]
+    if len(code) < 2:
+        return facts
+    names = ", ".join(fact.name.removeprefix("pipeline/") for fact in code[:MAX_SHOWN])
+    more = f" and {len(code) - MAX_SHOWN} more" if len(code) > MAX_SHOWN else ""
+    found = f"{len(code)} other files: {names}{more}"
+    advice = "the code has changed since: `dvc repro`, or check out the commit that made it"
+    one = broken("code (pipeline/)", expected=f"the files of {LOCK}", found=found, advice=advice)
+    return [one, *(fact for fact in facts if fact not in code)]
 
 
 def _counted(path: str, entry: dict[str, Any], files: list[str]) -> Fact:

@@ -76,8 +76,9 @@ class KnownModel:
     def fold(self) -> list[FoldVideo] | None:
         """The videos of its fold: as the model says, else as the tables do that it was trained with."""
         try:
-            if self.folder is not None and self.files.get(FOLD_FILE) == hash_or_none(self.folder / FOLD_FILE):
-                return read_fold(self.folder)
+            if self.folder is not None and FOLD_FILE in self.files:
+                is_own = hash_or_none(self.folder / FOLD_FILE) == self.files[FOLD_FILE]
+                return read_fold(self.folder) if is_own else None
             layout = self.layout
             if layout is not None and all(
                 hash_or_none(getattr(layout, name)) == self.stated(f"{name}.sha256") for name in TABLES

@@ -276,6 +276,19 @@ def test_a_copy_of_a_model_elsewhere_is_the_same_model(explain, here, tmp_path, 
     assert values(facts, "sides") == ["28 training, 4 validation, 8 test"]
 
 
+def test_of_a_model_that_does_not_say_what_it_saw_its_own_tables_do(explain):
+    (MODEL / "fold.csv").unlink()
+    text = (MODEL / "model.yaml").read_text()
+    (MODEL / "model.yaml").write_text("".join(line for line in text.splitlines(True) if "fold.csv" not in line))
+    assert values(explain(MODEL)[1], "sides") == ["28 training, 4 validation, 8 test"]
+    with Path("artifacts/toy/splits.csv").open("a") as file:
+        file.write("left/g00.mp4,2,train\n")
+    code, facts = explain(MODEL)
+    assert code == 1
+    assert "artifacts/toy/splits.csv" in wrong(facts)
+    assert [fact["state"] for fact in facts if fact["name"] == "sides"] == ["unchecked"]
+
+
 def test_back_from_a_video_to_tables_models_and_answers(explain):
     code, facts = explain(f"media/toy/{TRAINED}", "--results", "out")
     assert code == 0

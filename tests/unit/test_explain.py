@@ -147,6 +147,18 @@ def test_the_files_that_differ_are_named_where_dvc_keeps_the_listing(lock):
     assert fact.state == "unchecked"
 
 
+def test_code_that_changed_is_one_fact(lock):
+    text = json.loads((lock / "dvc.lock").read_text())
+    (lock / "pipeline").mkdir()
+    for name in ("a.py", "b.py"):
+        (lock / "pipeline" / name).write_text("1")
+        text["stages"]["extract@x"]["deps"].append({"path": f"pipeline/{name}", "hash": "md5", "md5": "0" * 32})
+    (lock / "dvc.lock").write_text(json.dumps(text))
+    fact = DvcLock.read(read_videos=True).facts("extract@x")
+    assert fact.value.startswith("3 of 5 ")
+    assert [(one.name, one.found) for one in fact.below] == [("code (pipeline/)", "2 other files: a.py, b.py")]
+
+
 def test_what_is_no_lock_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"dvc\.lock"):
