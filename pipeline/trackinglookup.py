@@ -19,11 +19,7 @@ RUN_ID = re.compile(r"[0-9a-f]{4,32}")
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run in MLflow.
-
-    metrics: their last values. parent: id of the run it belongs to, or "". registered: versions of the model registry
-    that hold its model, such as `demo-clip-rgb version 3 (champion)`.
-    """
+    """A run in MLflow; metrics are the last value of each."""
 
     run_id: str
     name: str
@@ -31,11 +27,16 @@ class TrackedRun:
     status: str
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
-    registered: tuple[str, ...] = ()
 
     @property
-    def parent(self) -> str:  # noqa: D102
-        return self.tags.get("mlflow.parentRunId", "")
+    def kind(self) -> str:
+        """`experiment`, `training` or `fusion`; "" of a run that this package did not make."""
+        return self.tags.get("lrcn.kind", "")
+
+    @property
+    def parent_id(self) -> str | None:
+        """Id of the run of the experiment that a training or fusion belongs to."""
+        return self.tags.get("mlflow.parentRunId")
 
 
 def runs_beginning(text: str, uri: str) -> list[TrackedRun]:
@@ -65,6 +66,19 @@ def children_of(run_id: str, uri: str) -> list[TrackedRun]:
     return _runs(f"tags.`mlflow.parentRunId` = '{_quotable(run_id)}'", uri)
 
 
+def registered_of(run_id: str, uri: str) -> list[str]:
+    """The versions in the model registry of a run's model, such as `demo-clip-rgb version 3 (champion)`.
+
+    Raises TrackingError where MLflow cannot be asked.
+    """
+    found = []
+    with _asking(uri) as client:
+        for version in client.search_model_versions(f"run_id = '{_quotable(run_id)}'"):
+            aliases = client.get_model_version(version.name, version.version).aliases  # a search leaves them out
+            found.append(f"{version.name} version {version.version}" + (f" ({', '.join(aliases)})" if aliases else ""))
+    return sorted(found)
+
+
 def _runs(condition: str, uri: str) -> list[TrackedRun]:
     with _asking(uri) as client:
         experiments = {found.experiment_id: found.name for found in client.search_experiments()}
@@ -77,18 +91,9 @@ def _runs(condition: str, uri: str) -> list[TrackedRun]:
                 status=run.info.status,
                 tags=dict(run.data.tags),
                 metrics=dict(run.data.metrics),
-                registered=_registered(client, run.info.run_id),
             )
             for run in runs
         ]
-
-
-def _registered(client: Any, run_id: str) -> tuple[str, ...]:
-    found = []
-    for version in client.search_model_versions(f"run_id = '{run_id}'"):
-        aliases = client.get_model_version(version.name, version.version).aliases  # a search leaves them out
-        found.append(f"{version.name} version {version.version}" + (f" ({', '.join(aliases)})" if aliases else ""))
-    return tuple(sorted(found))
 
 
 @contextmanager

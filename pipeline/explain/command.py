@@ -168,7 +168,7 @@ def _of_run(what: str, options: argparse.Namespace) -> Fact:
 
 def _of_found(run: TrackedRun, options: argparse.Namespace) -> Fact:
     uri = tracking_uri(Path())
-    if run.tags.get("lrcn.kind") in ("experiment", "fusion"):
+    if run.kind in ("experiment", "fusion"):
         chain = run_fact(run, None, uri)
         return chain.add(*_children(run))
     folders = _trainings_of(run.run_id) or find_model(run.tags.get("model.sha256", ""))

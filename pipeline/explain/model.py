@@ -59,8 +59,9 @@ class KnownModel:
     @property
     def training(self) -> str:
         """Name of its training."""
-        fold, seed = (int(self.stated(name) or 0) for name in ("fold", "seed"))
-        return training_name(self.spec.task, self.stream, fold, seed)
+        fold, seed = (self.stated(name) for name in ("fold", "seed"))
+        numbers = [int(text) if text.isdecimal() else 0 for text in (fold, seed)]
+        return training_name(self.spec.task, self.stream, *numbers)
 
     @property
     def stream(self) -> Stream:

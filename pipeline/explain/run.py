@@ -9,7 +9,7 @@ from pipeline.evaluation.headline import headline_scores
 from pipeline.explain.dvclock import LOCK, DvcLock, file_md5, files_below, folder_md5
 from pipeline.explain.facts import Fact, broken, compared, holds, unchecked
 from pipeline.explain.model import KnownModel
-from pipeline.trackinglookup import TrackedRun, children_of, runs_beginning, runs_of_key, runs_of_model
+from pipeline.trackinglookup import TrackedRun, children_of, registered_of, runs_beginning, runs_of_key, runs_of_model
 
 SAME_TAGS = ("experiment", "features.key", "videos.sha256", "segments.sha256", "splits.sha256", "git.commit")
 RUN_FILE = "mlflow_run.json"
@@ -53,13 +53,14 @@ def run_fact(run: TrackedRun, model: KnownModel | None, uri: str) -> Fact:
             value = stated if same else ""
             top.add(compared("model.sha256", value, expected=stated, found=model.sha256, advice=OTHER_MODEL))
         top.add(*_tags(run, model), _scores(run, model))
-    if run.parent:
-        top.add(Fact("parent run", run.parent))
+    if run.parent_id:
+        top.add(Fact("parent run", run.parent_id))
     try:
         top.add(*(Fact("child run", f"{child.name} {child.run_id}") for child in children_of(run.run_id, uri)))
+        top.add(*(Fact("registered", name) for name in registered_of(run.run_id, uri)))
     except TrackingError as error:
-        top.add(unchecked("child runs", reason=str(error)))
-    return top.add(*(Fact("registered", name) for name in run.registered))
+        top.add(unchecked("child runs, registered versions", reason=str(error)))
+    return top
 
 
 def read_run_file(training: Path) -> dict[str, Any]:
