@@ -58,7 +58,11 @@ def model_provenance(options: StageOptions, tags: dict[str, str]) -> dict[str, A
     names = ["experiment", "dataset", "task", "stream", "fold", "seed", "features.key"]
     names += ["videos.sha256", "segments.sha256", "splits.sha256"]
     kept = {name: tags[name] for name in names}
-    kept |= {name: value for name, value in tags.items() if name.startswith(("leaks.", "git.")) or name == "dvc.stage"}
+    kept |= {
+        name: value
+        for name, value in tags.items()
+        if name.startswith(("leaks.", "git.", "split.")) or name == "dvc.stage"
+    }
     settings = training_settings(options.experiment, options.stream, options.task)
     return {**kept, "seed": options.seed, "config": settings}
 
