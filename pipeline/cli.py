@@ -33,6 +33,10 @@ COMMANDS = {
     ),
     "export": ("pipeline.inference.export", "a model as ONNX files, checked against PyTorch"),
     "store": ("pipeline.inference.store", "verify stored frames and features; prune what no video needs"),
+    "explain": (
+        "pipeline.explain.command",
+        "what a prediction, model, run or video was made from, and does each hash still hold?",
+    ),
     "doctor": ("pipeline.inference.doctor", "versions, codecs, GPU, weights and tracking of this installation"),
     "synthesize": (
         "pipeline.stages.synthesize",

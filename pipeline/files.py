@@ -167,10 +167,16 @@ def write_text(path: Path, text: str) -> None:
 
 def update_text(path: Path, text: str) -> None:
     """Write a text file unless it holds just that, which spares syncing thousands of files that stayed the same."""
+    update_bytes(path, text.encode("utf-8"))
+
+
+def update_bytes(path: Path, data: bytes) -> None:
+    """As `update_text`, for bytes."""
     with suppress(OSError):
-        if path.read_bytes() == text.encode("utf-8"):
+        if path.read_bytes() == data:
             return
-    write_text(path, text)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:

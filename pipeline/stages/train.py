@@ -21,8 +21,8 @@ from pipeline.models.recurrent import RecurrentClassifier
 from pipeline.reporting.timefigures import training_figures
 from pipeline.stages.figures import write_figures
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
-from pipeline.stages.provenance import run_tags
-from pipeline.stages.samples import Sample, labelled_answers, read_samples, task_classes
+from pipeline.stages.provenance import model_provenance, run_tags
+from pipeline.stages.samples import Sample, fold_videos, labelled_answers, read_samples, task_classes
 from pipeline.stages.tracked import training_run
 from pipeline.tracking import Run
 from pipeline.trackingmodel import MODEL_TAG
@@ -131,12 +131,14 @@ def train_one(options: StageOptions, world: World) -> None:
             view=stream.view,
             backbone=backbone.name,
             features_key=key,
-            provenance={**tags, "seed": options.seed, "config": experiment.model_dump(mode="json")},
+            provenance=model_provenance(options, tags),
             longest_steps=max(len(sample.features.values) for sample in sides["train"]),
         )
         model = calibrated(Model(spec, network), sides["val"])
+        is_finetuned = stream.finetune is not None
+        fold = fold_videos(layout, dataset, task=options.task, fold=options.fold, is_finetuned=is_finetuned)
         with explaining_full_disk(folder / "model"):
-            save_model(folder / "model", model, backbone_file)
+            save_model(folder / "model", model, backbone_file, fold)
         by_distance = {name: norms.numpy() for name, norms in reach.items()}
         svgs = training_figures(folder.name, pd.DataFrame(history), by_distance)
         run.log_folder(write_figures(folder / "figures", svgs), "figures")
