@@ -39,6 +39,7 @@ COMMANDS = {
     ),
     "select": ("pipeline.stages.select", "choose the experiments that `dvc repro` builds"),
     "results": ("pipeline.stages.results", "print the scores of an experiment"),
+    "code": ("pipeline.stages.code", "stage: which files of code each stage runs"),
     "index": ("pipeline.stages.index", "stage: media folder and card to tables of videos, segments and splits"),
     "decode": ("pipeline.stages.decode", "stage: each video once into the lossless frame store"),
     "audit": ("pipeline.stages.audit", "stage: pictures on two sides of a split, and what file properties give away"),

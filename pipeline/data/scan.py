@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -59,6 +60,16 @@ def scan_media(media: Path, read_header: ReadHeader, *, tables: Collection[str] 
         entries.append((entry.path[start:], entry.reason))
     entries.sort(key=lambda item: os.fsencode(item[0]))
     return list(in_threads(lambda item: _row(media, item[0], item[1], read_header, tables), entries, max(1, workers)))
+
+
+def folder_state(media: Path) -> set[tuple[str, int, int]]:
+    """Path, size in bytes and modification time in nanoseconds of every file that `scan_media` would list."""
+    found = set()
+    for entry in walk([str(media)], enter_hidden=True):
+        with suppress(OSError):
+            stat = os.stat(entry.path)  # noqa: PTH116 - a name that is no valid UTF-8 stays as it is
+            found.add((entry.path, stat.st_size, stat.st_mtime_ns))
+    return found
 
 
 def _row(media: Path, video_id: str, reason: str, read_header: ReadHeader, tables: Collection[str]) -> Video:

@@ -8,10 +8,10 @@ from pipeline.data.tables import CHANGED, read_segments, usable_videos
 from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.errors import DataError, RejectedVideo
-from pipeline.files import content_hash, locked, sweep, write_table
+from pipeline.files import content_hash, locked, sweep, write_contents, write_table
 from pipeline.progress import Progress
 from pipeline.stages.checkfeatures import check_all
-from pipeline.stages.layout import StageOptions, dataset_of, stage_options
+from pipeline.stages.layout import StageOptions, dataset_of, media_folder, stage_options
 from pipeline.threads import in_threads
 from pipeline.video.framestore import FrameStore
 from pipeline.video.isolation import DecoderPool
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def decode_all(options: StageOptions) -> None:
     """Bring the frame store, and the table of verdicts, up to date."""
     view = options.experiment.view
-    media = options.media or Path(dataset_of(options.experiment).card.media)
+    media = media_folder(options, dataset_of(options.experiment))
     videos = usable_videos(options.layout.videos)
     store = FrameStore(options.layout.frames, view.frames_key)
     paths = {video.sha256: media / video.video_id for video in videos}  # equal files are decoded once
@@ -64,6 +64,7 @@ def decode_all(options: StageOptions) -> None:
     check_segments(options, verdicts)
     rows = [[video_id, *(getattr(verdict, name) for name in COLUMNS)] for video_id, verdict in verdicts.items()]
     write_table(options.layout.decoded, ["video_id", *COLUMNS], rows)
+    write_contents(options.layout.frames_table, store, paths)
 
 
 def check_segments(options: StageOptions, verdicts: Mapping[str, Verdict]) -> None:

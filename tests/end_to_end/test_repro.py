@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.evaluation.headline import experiment_headline
 from pipeline.metricnames import clean_names, flatten
 from tests.conftest import ROOT, make_toy, write_toy_video
 from tests.conftest import run_command as run
@@ -24,11 +25,13 @@ def repository(tmp_path_factory) -> Path:
     for name in ("pipeline", "configs", "datasets"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", root)
-    shutil.copy(ROOT / ".gitignore", root)
+    shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
+    for name in (".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, root / name)
     make_toy(root)
     run(root, "lrcn", "select", "toy")
     run(root, "git", "init", "--quiet")
-    run(root, "dvc", "init", "--quiet")
+    run(root, "dvc", "init", "--quiet", "--force")
     run(root, "git", "add", "--all")
     run(root, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", "start")
     return root
@@ -49,7 +52,7 @@ flow:
   weight: 0.5
 """
 ALL = [
-    "index@toy", "decode@toy", "audit@toy", "finetune@toy-shared", "extract@toy-shared",
+    "code", "index@toy", "decode@toy", "audit@toy", "finetune@toy-shared", "extract@toy-shared",
     "train@toy-clip-rgb-fold1-seed0",
     "train@toy-frame-rgb-fold1-seed0", "evaluate@toy-clip-rgb-fold1-seed0", "evaluate@toy-frame-rgb-fold1-seed0",
     "report@toy",
@@ -74,7 +77,7 @@ def test_the_model_learned_the_direction(built):
     assert scores["clip"]["rgb"]["test"]["video"]["top1"] == 1.0
     assert scores["clip"]["rgb"]["reversed_opposite"] == 1.0
     shown = run(built, "dvc", "metrics", "show", "--json")
-    assert "artifacts/toy/metrics.json" in shown
+    assert "artifacts/toy/scores.json" in shown
 
 
 def test_dvc_mlflow_and_the_page_show_the_same_scores_and_figures(built):
@@ -83,10 +86,16 @@ def test_dvc_mlflow_and_the_page_show_the_same_scores_and_figures(built):
     run(built, "dvc", "plots", "show", "--out", "plots")
     plotted = (built / "plots/index.html").read_text()
     page = (built / "artifacts/toy/report.html").read_text()
+    everything = json.loads((built / "artifacts/toy/metrics.json").read_text())
+    assert shown == {"artifacts/toy/scores.json": {"data": experiment_headline(everything)}}
+    for figure in built.glob("artifacts/toy/figures/*/*.svg"):
+        svg = figure.read_text()
+        assert svg.strip() in page
+        copy = "workspace_" + "_".join(figure.relative_to(built).parts)
+        assert (built / "plots/static" / copy).read_text() == svg
+        assert f'src="static/{copy}"' in plotted
     for name in ("clip-rgb-fold1-seed0", "frame-rgb-fold1-seed0"):
-        file = f"artifacts/toy/evaluations/{name}/metrics.json"
-        scores = json.loads((built / file).read_text())
-        assert shown[file]["data"] == defined(scores)
+        scores = json.loads((built / f"artifacts/toy/evaluations/{name}/metrics.json").read_text())
         run_id = json.loads((built / f"artifacts/toy/trainings/{name}/mlflow_run.json").read_text())["run_id"]
         logged = mlflow_run(built, run_id)
         flat = {key: value for key, value in flatten(scores).items() if isinstance(value, int | float | None)}
@@ -103,16 +112,6 @@ def test_dvc_mlflow_and_the_page_show_the_same_scores_and_figures(built):
             svg = figure.read_text()
             assert svg.strip() in page
             assert (built / f"mlruns/toy/{run_id}/artifacts/figures/{figure.name}").read_text() == svg
-            copy = "workspace_" + "_".join(figure.relative_to(built).parts)
-            assert (built / "plots/static" / copy).read_text() == svg
-            assert f'src="static/{copy}"' in plotted
-
-
-def defined(values: object) -> object:
-    """Without what is null, which DVC does not show."""
-    if not isinstance(values, dict):
-        return values
-    return {key: defined(value) for key, value in values.items() if value is not None}
 
 
 def mlflow_run(root: Path, run_id: str) -> dict:

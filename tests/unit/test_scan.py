@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.scan import scan_media
+from pipeline.data.scan import folder_state, scan_media
 from pipeline.errors import DataError, RejectedVideo
+from pipeline.stages.index import while_unchanged
 
 
 @dataclass(frozen=True)
@@ -128,3 +129,33 @@ def test_a_folder_that_may_not_be_listed_is_a_row(tmp_path, monkeypatch):
         ("a.mp4", ""),
         ("locked", "the folder cannot be listed (Permission denied)"),
     ]
+
+
+def test_the_state_of_a_folder_tells_every_change_of_a_file(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/one.mp4").write_bytes(b"1")
+    (tmp_path / "away").symlink_to(tmp_path / "nowhere")
+    before = folder_state(tmp_path)
+    assert [(Path(path).name, size) for path, size, _ in before] == [("one.mp4", 1)]
+    assert folder_state(tmp_path) == before
+    os.utime(tmp_path / "a/one.mp4", ns=(1, 1))
+    touched = folder_state(tmp_path)
+    (tmp_path / "a/two.mp4").write_bytes(b"2")
+    grown = folder_state(tmp_path)
+    (tmp_path / "a/one.mp4").unlink()
+    assert len({frozenset(state) for state in (before, touched, grown, folder_state(tmp_path))}) == 4
+
+
+def test_a_folder_that_changes_while_it_is_indexed_is_looked_at_again(tmp_path, capsys):
+    def look() -> list[str]:
+        found = sorted(path.name for path in tmp_path.iterdir())
+        if len(found) < last:
+            (tmp_path / f"{len(found)}.mp4").touch()  # comes while the tables are made
+        return found
+
+    last = 2
+    assert while_unchanged(tmp_path, look) == ["0.mp4", "1.mp4"]
+    assert capsys.readouterr().out.count("changed meanwhile; looking once more") == 2
+    last = 9
+    with pytest.raises(DataError, match=r"still changing after 3 looks; run again when nothing is being copied there"):
+        while_unchanged(tmp_path, look)
