@@ -49,6 +49,7 @@ COMMANDS = {
         "pipeline.stages.promote",
         "give a training's model a name and an alias in MLflow, if its scores allow",
     ),
+    "code": ("pipeline.stages.code", "stage: which files of code each stage runs"),
     "index": ("pipeline.stages.index", "stage: media folder and card to tables of videos, segments and splits"),
     "decode": ("pipeline.stages.decode", "stage: each video once into the lossless frame store"),
     "audit": ("pipeline.stages.audit", "stage: pictures on two sides of a split, and what file properties give away"),

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.errors import LrcnError, StoreError
 
@@ -23,6 +23,7 @@ TEMPORARY_SUFFIX = ".tmp"
 OWN_NAME = re.compile(r"\..*\.[0-9a-f]{32}\.tmp", re.DOTALL)  # of temporary files, as `replacing` makes them
 LOCK_NAME = ".lock"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, quota used up, above the largest file allowed
+CONTENTS = ("sha256", "checksum")  # columns of the table of a store
 NEARLY_FULL_BYTES = 2**20
 RETRY_SECONDS = 0.05
 
@@ -157,6 +158,19 @@ def writing_table(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Sequ
 
         add(columns)
         yield add
+
+
+class Checked(Protocol):
+    """A store whose entries have checksums."""
+
+    def checksum(self, sha256: str) -> str:
+        """Of all that is stored of a video."""
+        ...
+
+
+def write_contents(path: Path, store: Checked, entries: Iterable[str]) -> None:
+    """Write what is in a store, a row per entry in order of their names: equal tables, equal contents."""
+    write_table(path, CONTENTS, [[sha256, store.checksum(sha256)] for sha256 in sorted(entries)])
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline.data.index import Index, index_dataset, media_kind, write_index
 from pipeline.data.scan import MediaFile, until_settled
 from pipeline.data.tables import Video
 from pipeline.device import num_workers
 from pipeline.discovery import printable
-from pipeline.stages.layout import StageOptions, dataset_of, stage_options
+from pipeline.stages.layout import StageOptions, dataset_of, media_folder, stage_options
 from pipeline.video.isolation import DecoderPool
 from pipeline.video.verdict import Verdict
 
@@ -25,7 +24,7 @@ def write_tables(options: StageOptions) -> None:
     """Index the media folder, and again what comes to it meanwhile."""
     options.layout.leaks.unlink(missing_ok=True)  # of an earlier split, which nothing may be trained by
     dataset = dataset_of(options.experiment)
-    media = options.media or Path(dataset.card.media)
+    media = media_folder(options, dataset)
     known: dict[MediaFile, Video] = {}
     with DecoderPool(options.runtime.limits) as decoders:
 

@@ -53,6 +53,11 @@ class Layout:
         return self.root / "frames"
 
     @property
+    def frames_table(self) -> Path:
+        """What is in the frame store: stages depend on this table, so that DVC need not look at every stored file."""
+        return self.root / "frames.csv"
+
+    @property
     def decoded(self) -> Path:
         """The verdict on each video."""
         return self.root / "decoded.csv"
@@ -79,6 +84,10 @@ class Layout:
     def features(self, representation: str) -> Path:
         """The feature store made by that CNN."""
         return self.root / "features" / representation
+
+    def features_table(self, representation: str) -> Path:
+        """What is in that feature store."""
+        return self.features(representation).with_name(f"{representation}.csv")
 
     def training(self, name: str) -> Path:
         """Folder of one training, see `training_name`: the model folder, its curves and its run id."""
@@ -185,6 +194,17 @@ def dataset_of(experiment: Experiment) -> Dataset:
             f"{dataset.card.features.fps:g} a second; expected that rate or a lower one"
         )
     return dataset
+
+
+def media_folder(options: StageOptions, dataset: Dataset) -> Path:
+    """Where the media are: as given by hand, else as the card says.
+
+    `dvc exp run --temp` and `--queue` run stages in a copy of the repository that lacks what git ignores: then the
+    media are those of the repository itself.
+    """
+    media = options.media or Path(dataset.card.media)
+    root = os.environ.get("DVC_ROOT")
+    return Path(root) / media if root and not media.exists() else media
 
 
 def stage_options(

@@ -20,7 +20,7 @@ from pipeline.errors import DataError
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
 from pipeline.evaluation.headline import experiment_headline
 from pipeline.evaluation.pooling import between_trainings, class_probabilities, detection_table, label_indices
-from pipeline.files import without_nan, write_json, write_text
+from pipeline.files import without_nan, write_json, write_table, write_text
 from pipeline.reporting.figures import evaluation_figures
 from pipeline.reporting.numbers import Source
 from pipeline.reporting.report import Pooled, ReportData, render_report
@@ -200,6 +200,12 @@ def pooled_files(
     matrix = confusion_matrix(labels[known], probs[known].argmax(axis=1), len(classes))
     write_records(folder / "per_class.csv", per_class_table(probs[known], labels[known], classes))
     write_records(folder / "confusion.csv", [dict(zip(classes, map(int, row), strict=True)) for row in matrix])
+    counts = [
+        [label, other, int(n)]
+        for label, row in zip(classes, matrix, strict=True)
+        for other, n in zip(classes, row, strict=True)
+    ]
+    write_table(layout.root / "confusion" / f"{name}.csv", ["label", "predicted", "count"], counts)
     per_class = read_text_table(folder / "per_class.csv")
     svgs = evaluation_figures(
         name,

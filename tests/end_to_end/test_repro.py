@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline.evaluation.headline import headline_scores, main_score
+from pipeline.evaluation.headline import experiment_headline, headline_scores, main_score
 from pipeline.metricnames import flatten
 from pipeline.stages.tracked import canonical_sha256
 from tests.conftest import ROOT, make_toy, write_toy_video
@@ -28,11 +28,13 @@ def repository(tmp_path_factory) -> Path:
     for name in ("pipeline", "configs", "datasets"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", root)
-    shutil.copy(ROOT / ".gitignore", root)
+    shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
+    for name in (".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, root / name)
     make_toy(root)
     run(root, "lrcn", "select", "toy")
     run(root, "git", "init", "--quiet")
-    run(root, "dvc", "init", "--quiet")
+    run(root, "dvc", "init", "--quiet", "--force")
     run(root, "git", "add", "--all")
     run(root, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", "start")
     return root
@@ -53,7 +55,7 @@ flow:
   weight: 0.5
 """
 ALL = [
-    "index@toy", "decode@toy", "audit@toy", "finetune@toy-shared", "extract@toy-shared",
+    "code", "index@toy", "decode@toy", "audit@toy", "finetune@toy-shared", "extract@toy-shared",
     "train@toy-clip-rgb-fold1-seed0",
     "train@toy-frame-rgb-fold1-seed0", "evaluate@toy-clip-rgb-fold1-seed0", "evaluate@toy-frame-rgb-fold1-seed0",
     "report@toy",
@@ -77,6 +79,8 @@ def test_the_model_learned_the_direction(built):
     scores = json.loads((built / "artifacts/toy/metrics.json").read_text())
     assert scores["clip"]["rgb"]["test"]["video"]["top1"] == 1.0
     assert scores["clip"]["rgb"]["reversed_opposite"] == 1.0
+    shown = run(built, "dvc", "metrics", "show", "--json")
+    assert "artifacts/toy/scores.json" in shown
 
 
 def test_dvc_mlflow_and_the_page_show_the_same_scores_and_figures(built):
@@ -84,6 +88,16 @@ def test_dvc_mlflow_and_the_page_show_the_same_scores_and_figures(built):
     shown = json.loads(text[text.index("{") : text.rindex("}") + 1])[""]["data"]
     headline = shown["artifacts/toy/scores.json"]["data"]
     page = (built / "artifacts/toy/report.html").read_text()
+    run(built, "dvc", "plots", "show", "--out", "plots")
+    plotted = (built / "plots/index.html").read_text()
+    everything = json.loads((built / "artifacts/toy/metrics.json").read_text())
+    assert shown == {"artifacts/toy/scores.json": {"data": experiment_headline(everything)}}
+    for figure in built.glob("artifacts/toy/figures/*/*.svg"):
+        svg = figure.read_text()
+        assert svg.strip() in page
+        copy = "workspace_" + "_".join(figure.relative_to(built).parts)
+        assert (built / "plots/static" / copy).read_text() == svg
+        assert f'src="static/{copy}"' in plotted
     parent = mlflow_run(built, json.loads((built / "artifacts/toy/mlflow_run.json").read_text())["run_id"])
     assert parent["metrics"] == flatten(headline)
     files = built / "mlruns/toy" / parent["run_id"] / "artifacts"
