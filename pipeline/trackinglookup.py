@@ -3,40 +3,10 @@
 Loads mlflow only when something is asked.
 """
 
-import re
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
-
 from pipeline.errors import TrackingError
-from pipeline.trackingstore import OFF, answers, apply_settings, sqlite_path
+from pipeline.trackingruns import RUN_ID, TrackedRun, asking, plain
 
 MAX_RUNS = 1000
-RUN_ID = re.compile(r"[0-9a-f]{4,32}")
-
-
-@dataclass(frozen=True)
-class TrackedRun:
-    """A run in MLflow; metrics are the last value of each."""
-
-    run_id: str
-    name: str
-    experiment: str
-    status: str
-    tags: Mapping[str, str]
-    metrics: Mapping[str, float]
-
-    @property
-    def kind(self) -> str:
-        """`experiment`, `training` or `fusion`; "" of a run that this package did not make."""
-        return self.tags.get("lrcn.kind", "")
-
-    @property
-    def parent_id(self) -> str | None:
-        """Id of the run of the experiment that a training or fusion belongs to."""
-        return self.tags.get("mlflow.parentRunId")
 
 
 def runs_beginning(text: str, uri: str) -> list[TrackedRun]:
@@ -72,7 +42,7 @@ def registered_of(run_id: str, uri: str) -> list[str]:
     Raises TrackingError where MLflow cannot be asked.
     """
     found = []
-    with _asking(uri) as client:
+    with asking(uri) as client:
         for version in client.search_model_versions(f"run_id = '{_quotable(run_id)}'"):
             aliases = client.get_model_version(version.name, version.version).aliases  # a search leaves them out
             found.append(f"{version.name} version {version.version}" + (f" ({', '.join(aliases)})" if aliases else ""))
@@ -80,51 +50,10 @@ def registered_of(run_id: str, uri: str) -> list[str]:
 
 
 def _runs(condition: str, uri: str) -> list[TrackedRun]:
-    with _asking(uri) as client:
+    with asking(uri) as client:
         experiments = {found.experiment_id: found.name for found in client.search_experiments()}
         runs = client.search_runs(list(experiments), condition, max_results=MAX_RUNS) if experiments else []
-        return [
-            TrackedRun(
-                run_id=run.info.run_id,
-                name=run.info.run_name or "",
-                experiment=experiments[run.info.experiment_id],
-                status=run.info.status,
-                tags=dict(run.data.tags),
-                metrics=dict(run.data.metrics),
-            )
-            for run in runs
-        ]
-
-
-@contextmanager
-def _asking(uri: str) -> Iterator[Any]:
-    """A client of MLflow; what it cannot answer becomes a TrackingError. No database is made."""
-    if uri == OFF:
-        raise TrackingError("MLFLOW_TRACKING_URI is `off`")
-    shown = re.sub(r"//[^/@\s]+@", "//", uri)  # without user and password
-    path = sqlite_path(uri)
-    if path is not None and not path.is_file():
-        raise TrackingError(f"no database {path}; run from the project's folder, or set MLFLOW_TRACKING_URI")
-    apply_settings()
-    if not answers(uri):
-        raise TrackingError(f"no answer from {shown}")
-    import alembic.util
-    import mlflow
-    import requests
-    import sqlalchemy.exc
-
-    troubles = (
-        mlflow.MlflowException, sqlalchemy.exc.SQLAlchemyError, alembic.util.CommandError, requests.RequestException,
-        ImportError, OSError,
-    )  # fmt: skip
-    try:
-        with warnings.catch_warnings():
-            for kind in (DeprecationWarning, FutureWarning, UserWarning):  # about MLflow's own insides
-                warnings.simplefilter("ignore", kind)
-            yield mlflow.MlflowClient(uri, uri)
-    except troubles as error:
-        said = " ".join(str(error).split())[:200]
-        raise TrackingError(f"{shown} does not answer as MLflow does ({re.sub(r'//[^/@ ]+@', '//', said)})") from None
+        return [plain(run, experiments[run.info.experiment_id]) for run in runs]
 
 
 def _quotable(text: str) -> str:

@@ -102,7 +102,7 @@ def runs_of(client: Any, experiments: Sequence[str] = ()) -> tuple[list[TrackedR
         raise TrackingError(f"no experiment {missing[0]!r} in MLflow; expected one of {', '.join(sorted(known))}")
     wanted = {known[name]: name for name in experiments or known}
     found = [
-        _plain(run, wanted[run.info.experiment_id])
+        plain(run, wanted[run.info.experiment_id])
         for run in _pages(client.search_runs, list(wanted), order_by=["attributes.start_time DESC"])
     ]
     own = [run for run in found if run.kind]
@@ -129,7 +129,7 @@ def find_run(client: Any, what: str) -> TrackedRun:
             f"{what}: no run; expected an id, the beginning of one (4 letters or more), or a training's folder"
         )
     names = {str(found.experiment_id): found.name for found in _pages(client.search_experiments)}
-    found = [_plain(run, names[run.info.experiment_id]) for run in client.search_runs(list(names), condition)]
+    found = [plain(run, names[run.info.experiment_id]) for run in client.search_runs(list(names), condition)]
     if not found:
         raise TrackingError(f"{what}: MLflow has no such run; {expected}")
     if len(found) > 1:
@@ -153,7 +153,8 @@ def _parsed(path: Path, name: str) -> Any:
         raise TrackingError(f"{name}: not JSON ({error}); it was damaged or exchanged: write it again") from None
 
 
-def _plain(run: Any, experiment: str) -> TrackedRun:
+def plain(run: Any, experiment: str) -> TrackedRun:
+    """A run as MLflow's client gives it, as a plain value."""
     info, data = run.info, run.data
     return TrackedRun(
         run_id=info.run_id,

@@ -22,7 +22,8 @@ from pipeline.explain.video import places, video_fact
 from pipeline.inference.ledger import LEDGER
 from pipeline.modelstore import ADDRESS, model_folder
 from pipeline.stages.layout import Layout
-from pipeline.trackinglookup import RUN_ID, TrackedRun, children_of, runs_beginning, runs_named, runs_of_model
+from pipeline.trackinglookup import children_of, runs_beginning, runs_named, runs_of_model
+from pipeline.trackingruns import RUN_ID, TrackedRun
 from pipeline.trackingstore import tracking_uri
 
 KNOWN = (

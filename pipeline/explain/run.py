@@ -9,7 +9,8 @@ from pipeline.evaluation.headline import headline_scores
 from pipeline.explain.dvclock import LOCK, DvcLock, file_md5, files_below, folder_md5
 from pipeline.explain.facts import Fact, broken, compared, holds, unchecked
 from pipeline.explain.model import KnownModel
-from pipeline.trackinglookup import TrackedRun, children_of, registered_of, runs_beginning, runs_of_key, runs_of_model
+from pipeline.trackinglookup import children_of, registered_of, runs_beginning, runs_of_key, runs_of_model
+from pipeline.trackingruns import TrackedRun
 
 SAME_TAGS = ("experiment", "features.key", "videos.sha256", "segments.sha256", "splits.sha256", "git.commit")
 RUN_FILE = "mlflow_run.json"
