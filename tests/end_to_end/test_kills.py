@@ -15,6 +15,7 @@ from tests.killing import (
     KILLS,
     Watch,
     differences,
+    is_training,
     kill,
     make_repository,
     outputs,
@@ -49,10 +50,10 @@ def undisturbed(tmp_path_factory) -> dict[str, str]:
 
 
 def killed_in(root: Path, kind: str, stage: str, pause: float) -> int:
-    """Start `dvc repro` and kill it a moment after the stage, or the training's run, has begun; the stage's process."""
+    """Start `dvc repro` and kill it a moment after a stage has begun, `train` after an epoch; the stage's process."""
     dvc = start_repro(root, TRAIN)
     deadline = time.monotonic() + 120
-    while (found := stage_of(dvc.pid)) is None or found[1] != stage or (stage == TRAIN and not run_states(root)):
+    while (found := stage_of(dvc.pid)) is None or found[1] != stage or (stage == TRAIN and not is_training(root)):
         assert dvc.poll() is None, (root / "repro.log").read_text()
         assert time.monotonic() < deadline, (root / "repro.log").read_text()
         time.sleep(0.01)
@@ -68,7 +69,7 @@ def test_a_killed_repro_leaves_no_second_writer_and_goes_on_to_the_same_files(tm
     with Watch(root) as watch:
         for kind, stage in MOMENTS.items():
             process = killed_in(root, kind, stage, rng.uniform(0, 0.5))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 20
         while runs(process):
             assert time.monotonic() < deadline
             time.sleep(0.01)
