@@ -45,7 +45,7 @@ def _watch(links: list[tuple[int, int]], over: threading.Event) -> None:
     with suppress(OSError, ValueError):  # nobody may be left to read it
         sys.stderr.write("lrcn: the DVC that started this stage has ended; the stage ends too\n")
         sys.stderr.flush()
-    # At SIGALRM the kernel ends the process, whatever Python is at: a thread could not, once the interpreter shuts down.
+    # At SIGALRM the kernel ends the process, whatever Python is at: while it shuts down, no thread could.
     signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_END)
     os.kill(os.getpid(), signal.SIGTERM)  # to the process: one raised here would be this thread's
 
