@@ -66,7 +66,6 @@ def killed_in(root: Path, kind: str, stage: str, pause: float) -> int:
 
 
 def test_a_killed_repro_leaves_no_second_writer_and_goes_on_to_the_same_files(tmp_path, undisturbed):
-    """Mutants: without `ending_with_dvc` decoding goes on beside its successor, and ends it by its lock after 10 s."""
     root = make_repository(tmp_path.resolve() / "toy")
     rng = random.Random(0)
     with Watch(root) as watch:
