@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ SECONDS_TO_END = 8.0  # less than the next writer waits: pipeline/stages/layout.
 
 @contextmanager
 def ending_with_dvc() -> Iterator[None]:
-    """In the block, this process gets SIGTERM when the DVC that started it has ended, and SIGKILL 8 s later.
+    """In the block, this process gets SIGTERM when the DVC that started it has ended, and SIGALRM 8 s later.
 
     Nothing happens outside a stage of DVC, which is told by the variable DVC_STAGE. A shell between DVC and this
     process counts as DVC does. The parent is looked at and no signal asked of the kernel (PR_SET_PDEATHSIG): that comes
@@ -46,9 +45,9 @@ def _watch(links: list[tuple[int, int]], over: threading.Event) -> None:
     with suppress(OSError, ValueError):  # nobody may be left to read it
         sys.stderr.write("lrcn: the DVC that started this stage has ended; the stage ends too\n")
         sys.stderr.flush()
+    # At SIGALRM the kernel ends the process, whatever Python is at: while it shuts down, no thread could.
+    signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_END)
     os.kill(os.getpid(), signal.SIGTERM)  # to the process: one raised here would be this thread's
-    time.sleep(SECONDS_TO_END)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _links(stage: str) -> list[tuple[int, int]]:

@@ -55,6 +55,14 @@ def runs(pid: int) -> bool:
     return False
 
 
+def first_of(pid: int, pids: list[int]) -> int:
+    """The furthest of a process's ancestors that is one of these; the process itself when none is."""
+    with suppress(OSError):
+        while (parent := int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()[1])) in pids:
+            pid = parent
+    return pid
+
+
 def start_repro(root: Path, *targets: str) -> "subprocess.Popen[str]":
     """`dvc repro` in a session, and so a process group, of its own; what it prints is added to `repro.log`."""
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}
@@ -101,7 +109,8 @@ def kill(kind: str, dvc: "subprocess.Popen[str]") -> str | None:
 class Watch:
     """Which processes of stages there are and have files below `artifacts/` open for writing, 100 times a second.
 
-    A second writer is a process that has a file open while another has, or one that goes on after another had one.
+    A second writer is a process that has a file open while another has, or one that goes on after another had one. What
+    a process started counts as itself: between fork and exec it has the same files open.
     """
 
     def __init__(self, root: Path) -> None:
@@ -136,7 +145,7 @@ class Watch:
             pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
             stages = [pid for pid in pids if self._is_of_stage(pid)]
             self.seen |= dict.fromkeys(stages, time.monotonic())
-            now = tuple(pid for pid in stages if self._writes(pid))
+            now = tuple(sorted({first_of(pid, stages) for pid in stages if self._writes(pid)}))
             if now and (not self.writers or self.writers[-1] != now):
                 self.writers.append(now)
 
@@ -177,6 +186,12 @@ def outputs(root: Path) -> dict[str, str]:
 def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
     """Paths that are missing, too many or other bytes."""
     return sorted(path for path in {*found, *expected} if found.get(path) != expected.get(path))
+
+
+def is_training(root: Path) -> bool:
+    """Whether a training has logged an epoch to MLflow."""
+    with sqlite3.connect(root / "mlflow.db") as database:
+        return bool(database.execute("SELECT 1 FROM metrics WHERE key = 'train_loss'").fetchall())
 
 
 def run_states(root: Path) -> dict[str, int]:
