@@ -66,7 +66,8 @@ def test_a_second_writer_is_told_who_the_first_is(described, stage):
 
 
 def test_every_stage_of_dvc_is_tried_here():
-    assert set(STAGES) == set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+    # Of `code`, which any experiment's run may start, two writers write the same.
+    assert {*STAGES, "code"} == set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 
 
 def test_the_command_exits_with_2(described, capsys):
