@@ -437,7 +437,7 @@ def test_several_first_starts_at_once(tmp_path: Path) -> None:
     gate.mkdir()
     arguments = [sys.executable, "-P", "-c", STARTS, str(gate)]
     started = [subprocess.Popen([*arguments, name, str(root)]) for name in "abcd"]
-    assert [process.wait(timeout=120) for process in started] == [0, 0, 0, 0]
+    assert [process.wait(timeout=300) for process in started] == [0, 0, 0, 0]
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
