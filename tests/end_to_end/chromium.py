@@ -35,7 +35,6 @@ class Seen:
     requests: list[str] = field(default_factory=list)
     values: list[Any] = field(default_factory=list)
     png: bytes = b""
-    pdf: bytes = b""
 
 
 def find_chromium() -> str | None:
@@ -44,29 +43,33 @@ def find_chromium() -> str | None:
 
 
 def look_at(
-    page: Path,
+    page: Path | str,
     profile: Path,
     *,
     fragment: str = "",
     width: int = 1280,
+    height: int = 900,
     dark: bool = False,
     scripts: tuple[str, ...] = (),
     shoot: bool = False,
 ) -> Seen:
-    """Open a file in a window of this width, run scripts one after the other, say what was seen.
+    """Open a file, or an address, in a window of this size, run scripts one after the other, say what was seen.
 
     In the place of a script may stand `press KEY` or `click SHARE SELECTOR`, done as a user does it: `click 0.5 #next`.
-    fragment: what follows the file's address, with its "#".
+    fragment: what follows the file's address, with its "#". shoot: take a picture of the window at the end.
     """
     command = [str(find_chromium()), *OPTIONS, f"--user-data-dir={profile}", "about:blank"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as browser:
         try:
-            return asyncio.run(_drive(page.absolute().as_uri() + fragment, profile, width, dark, scripts, shoot))
+            url = page if isinstance(page, str) else page.absolute().as_uri()
+            return asyncio.run(_drive(url + fragment, profile, (width, height), dark, scripts, shoot))
         finally:
             browser.terminate()
 
 
-async def _drive(url: str, profile: Path, width: int, dark: bool, scripts: tuple[str, ...], shoot: bool) -> Seen:
+async def _drive(
+    url: str, profile: Path, window: tuple[int, int], dark: bool, scripts: tuple[str, ...], shoot: bool
+) -> Seen:
     import aiohttp
 
     seen = Seen()
@@ -90,14 +93,14 @@ async def _drive(url: str, profile: Path, width: int, dark: bool, scripts: tuple
 
             for domain in ("Page", "Runtime", "Log", "Network"):
                 await call(f"{domain}.enable")
-            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            size = {"width": window[0], "height": window[1], "deviceScaleFactor": 1, "mobile": False}
             await call("Emulation.setDeviceMetricsOverride", **size)
             scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
             await call("Emulation.setEmulatedMedia", features=[scheme])
             await call("Page.navigate", url=url)
             for _ in range(200):
                 state = await call("Runtime.evaluate", expression="document.readyState + location.protocol")
-                if state["result"]["value"] == "completefile:":
+                if state["result"]["value"] in ("completefile:", "completehttp:"):
                     break
                 await asyncio.sleep(0.05)
             for script in scripts:
@@ -122,9 +125,7 @@ async def _drive(url: str, profile: Path, width: int, dark: bool, scripts: tuple
                 assert "exceptionDetails" not in done, done
                 seen.values.append(done["result"].get("value"))
             if shoot:
-                shot = await call("Page.captureScreenshot", captureBeyondViewport=True)
-                seen.png = base64.b64decode(shot["data"])
-                seen.pdf = base64.b64decode((await call("Page.printToPDF"))["data"])
+                seen.png = base64.b64decode((await call("Page.captureScreenshot"))["data"])
             with suppress(TimeoutError, asyncio.TimeoutError):
                 while True:  # what is still on its way
                     _note(seen, json.loads((await socket.receive(timeout=0.3)).data))
