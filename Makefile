@@ -5,12 +5,12 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help demo test check venv clean
+.PHONY: help demo test check venv no-git clean
 
 help:          ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*##/  /'
 
-demo: venv     ## draw the demo data, build every stage, print the scores, predict a folder
+demo: venv no-git     ## draw the demo data, build every stage, print the scores, predict a folder
 	lrcn synthesize
 	lrcn select demo
 	dvc repro --quiet report@demo
@@ -18,6 +18,10 @@ demo: venv     ## draw the demo data, build every stage, print the scores, predi
 	lrcn predict media/demo/clips/sit_down media/demo/clips/stand_up \
 	  --model artifacts/demo/trainings/clip-rgb-fold1-seed0/model --out predictions
 	@echo "Report: artifacts/demo/report.html   Predictions: predictions/report.html   Runs: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db"
+
+# DVC wants a git repository, unless it is told that there is none (an unpacked archive, many CI systems).
+no-git: venv
+	@[ -e .git ] || dvc config --local core.no_scm true
 
 test: check    ## style, types, all tests, coverage
 	pytest -n auto --dist loadfile --no-loadscope-reorder -m "slow or not slow" --durations=15 \

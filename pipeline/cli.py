@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.discovery import printable
+from pipeline.dvcparent import ending_with_dvc
 from pipeline.errors import LrcnError
 from pipeline.inference.ending import uninterrupted
 
@@ -32,6 +33,10 @@ COMMANDS = {
     ),
     "export": ("pipeline.inference.export", "a model as ONNX files, checked against PyTorch"),
     "store": ("pipeline.inference.store", "verify stored frames and features; prune what no video needs"),
+    "explain": (
+        "pipeline.explain.command",
+        "what a prediction, model, run or video was made from, and does each hash still hold?",
+    ),
     "doctor": ("pipeline.inference.doctor", "versions, codecs, GPU, weights and tracking of this installation"),
     "synthesize": (
         "pipeline.stages.synthesize",
@@ -39,6 +44,12 @@ COMMANDS = {
     ),
     "select": ("pipeline.stages.select", "choose the experiments that `dvc repro` builds"),
     "results": ("pipeline.stages.results", "print the scores of an experiment"),
+    "runs": ("pipeline.stages.runs", "runs in MLflow: list, compare, best by validation; deliver what it missed"),
+    "promote": (
+        "pipeline.stages.promote",
+        "give a training's model a name and an alias in MLflow, if its scores allow",
+    ),
+    "code": ("pipeline.stages.code", "stage: which files of code each stage runs"),
     "index": ("pipeline.stages.index", "stage: media folder and card to tables of videos, segments and splits"),
     "decode": ("pipeline.stages.decode", "stage: each video once into the lossless frame store"),
     "audit": ("pipeline.stages.audit", "stage: pictures on two sides of a split, and what file properties give away"),
@@ -69,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         _help().error(f"unknown command {name!r}; expected one of {', '.join(COMMANDS)}")
     try:
-        with _stopping_signals():
+        with _stopping_signals(), ending_with_dvc():
             return _run(name, rest)
     except LrcnError as error:
         if debug:

@@ -12,6 +12,7 @@ LrcnError
 ├── ModelError         a model folder is damaged or incomplete
 │   └── ViewMismatch   features were made under another view than the model's
 ├── RequestError       a request to a served model that is no question to it
+├── TrackingError      MLflow cannot be asked, or has no such run, experiment or version
 └── TrainingError      training cannot start or cannot go on (one class, loss not finite, ...)
 
 A message is one line: what, where, what was expected, what to do.
@@ -71,6 +72,10 @@ class ViewMismatch(ModelError):
 
 class RequestError(LrcnError):
     """A request to a served model is no question to it: a wrong column, type, shape or size, or a path not allowed."""
+
+
+class TrackingError(LrcnError):
+    """MLflow cannot be asked (off, away, refusing), or has no such run, experiment or version."""
 
 
 class TrainingError(LrcnError):

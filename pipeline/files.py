@@ -10,11 +10,12 @@ import os
 import re
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.errors import LrcnError, StoreError
 
@@ -22,17 +23,19 @@ TEMPORARY_SUFFIX = ".tmp"
 OWN_NAME = re.compile(r"\..*\.[0-9a-f]{32}\.tmp", re.DOTALL)  # of temporary files, as `replacing` makes them
 LOCK_NAME = ".lock"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, quota used up, above the largest file allowed
+CONTENTS = ("sha256", "checksum")  # columns of the table of a store
 NEARLY_FULL_BYTES = 2**20
+RETRY_SECONDS = 0.05
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
     """A temporary name in the same folder, synced and renamed to `path` at the end, removed after an exception.
 
-    Rename without sync may leave an empty file after a power cut (Pillai et al., OSDI 2014). Safe with several writers:
-    the name is nobody else's, and the last to finish wins. The folder is made when it is missing. The temporary file is
-    there, empty and locked, which tells `leftovers` that its writer lives: write it in place. Raises StoreError when
-    the disk is full.
+    Rename without sync may leave an empty file after a power cut (Pillai et al., OSDI 2014); `synced=False` is for many
+    files of which none is missed much. Safe with several writers: the name is nobody else's, and the last to finish
+    wins. The folder is made when it is missing. The temporary file is there, empty and locked, which tells `leftovers`
+    that its writer lives: write it in place. Raises StoreError when the disk is full.
     """
     with explaining_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,9 +44,11 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             with explaining_full_disk(path):  # while the temporary file still takes its space
                 yield temporary
-                os.fsync(descriptor)
+                if synced:
+                    os.fsync(descriptor)
                 temporary.replace(path)
-                sync_folder(path.parent)
+                if synced:
+                    sync_folder(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -83,17 +88,19 @@ def explaining_full_disk(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, lock: Path | None = None, wait_seconds: float = 0.0) -> Iterator[None]:
     """Be a folder's only writer, and begin by removing what dead ones left; the folder is made when it is missing.
 
-    The lock is the operating system's and dies with the process, however that ends. Raises StoreError at once when the
+    The lock is the operating system's and dies with the process, however that ends. lock: its file, where it may not
+    lie in the folder. wait_seconds: how long to wait for a holder, which may be just ending. Raises StoreError when the
     folder cannot be written, or when another process holds it (on this machine, or through a network file system).
     """
-    path = folder / LOCK_NAME
+    path = lock or folder / LOCK_NAME
     try:
         with explaining_full_disk(path):
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor = _open_locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = _open_within(path, wait_seconds)
     except BlockingIOError:
         raise StoreError(f"{folder}: {_holder(path)} is writing there; wait until it has ended, or stop it") from None
     except OSError as error:
@@ -153,6 +160,19 @@ def writing_table(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Sequ
         yield add
 
 
+class Checked(Protocol):
+    """A store whose entries have checksums."""
+
+    def checksum(self, sha256: str) -> str:
+        """Of all that is stored of a video."""
+        ...
+
+
+def write_contents(path: Path, store: Checked, entries: Iterable[str]) -> None:
+    """Write what is in a store, a row per entry in order of their names: equal tables, equal contents."""
+    write_table(path, CONTENTS, [[sha256, store.checksum(sha256)] for sha256 in sorted(entries)])
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8."""
     with replacing(path) as temporary:
@@ -161,10 +181,16 @@ def write_text(path: Path, text: str) -> None:
 
 def update_text(path: Path, text: str) -> None:
     """Write a text file unless it holds just that, which spares syncing thousands of files that stayed the same."""
+    update_bytes(path, text.encode("utf-8"))
+
+
+def update_bytes(path: Path, data: bytes) -> None:
+    """As `update_text`, for bytes."""
     with suppress(OSError):
-        if path.read_bytes() == text.encode("utf-8"):
+        if path.read_bytes() == data:
             return
-    write_text(path, text)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -193,6 +219,18 @@ def _open_locked(path: Path, flags: int) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # its holder removed the file between opening and locking: that lock is nobody's
+
+
+def _open_within(path: Path, seconds: float) -> int:
+    """As `_open_locked`; BlockingIOError when it is still held after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return _open_locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(RETRY_SECONDS)
 
 
 def _lock(descriptor: int, flags: int) -> None:

@@ -26,8 +26,10 @@ from pipeline.trackingstore import (
     current,
     ensure_database,
     patience,
+    shown,
     sqlite_path,
     tracking_uri,
+    troubles,
 )
 
 ADDRESS = re.compile(r"(models|runs):/+(?P<rest>.*)", re.DOTALL)
@@ -74,12 +76,12 @@ def model_folder(model: str | Path, uri: str | None = None) -> Path:
             return _fetched(address, uri)
     except ImportError as error:
         raise ModelError(
-            f"{address}: where {_shown(uri)} keeps it is read with a package that is not installed ({error}); install "
+            f"{address}: where {shown(uri)} keeps it is read with a package that is not installed ({error}); install "
             "it, or name a model folder"
         ) from None
-    except _troubles() as error:
-        said = _shown(" ".join(str(error).split()))[:TROUBLE_LETTERS]
-        raise ModelError(f"{address}: not found in {_shown(uri)} ({said}); expected {FORMS}") from None
+    except troubles() as error:
+        said = shown(" ".join(str(error).split()))[:TROUBLE_LETTERS]
+        raise ModelError(f"{address}: not found in {shown(uri)} ({said}); expected {FORMS}") from None
 
 
 def cache_folder() -> Path:
@@ -128,13 +130,19 @@ def _of_run(client: Any, address: str, parts: list[str]) -> _Found:
     """The model that a run logged last under a name."""
     if len(parts) != 2:
         raise ModelError(f"{address}: not an address of a run's model; expected runs:/RUN_ID/NAME")
-    outputs = client.get_run(parts[0]).outputs
-    logged = [client.get_logged_model(output.model_id) for output in (outputs.model_outputs if outputs else [])]
-    named = sorted((model for model in logged if model.name == parts[1]), key=lambda model: model.creation_timestamp)
+    logged = logged_models(client, parts[0])
+    named = [model for model in logged if model.name == parts[1]]
     if not named:
         others = ", ".join(sorted({model.name for model in logged})) or "none"
         raise ModelError(f"{address}: the run has no model of this name; expected one of its models: {others}")
     return _Found(named[-1].model_id, str(named[-1].artifact_location))
+
+
+def logged_models(client: Any, run_id: str) -> list[Any]:
+    """The models that a run logged, as MLflow's client describes them, the oldest first."""
+    outputs = client.get_run(run_id).outputs
+    logged = [client.get_logged_model(output.model_id) for output in (outputs.model_outputs if outputs else [])]
+    return sorted(logged, key=lambda model: model.creation_timestamp)
 
 
 def _fetch(address: str, location: str, folder: Path, uri: str) -> None:
@@ -222,24 +230,6 @@ def _require_store(address: str, uri: str) -> None:
     apply_settings()
     if not answers(uri):
         raise ModelError(
-            f"{address}: no answer from {_shown(uri)}, and what this address stands for may have changed; try again "
+            f"{address}: no answer from {shown(uri)}, and what this address stands for may have changed; try again "
             "when the server is back, or name a model folder or models:/m-ID that was fetched before"
         )
-
-
-def _troubles() -> tuple[type[Exception], ...]:
-    """What MLflow raises where it cannot answer."""
-    import alembic.util
-    import mlflow
-    import requests
-    import sqlalchemy.exc
-
-    return (
-        mlflow.MlflowException, sqlalchemy.exc.SQLAlchemyError, alembic.util.CommandError, requests.RequestException,
-        OSError,
-    )  # fmt: skip
-
-
-def _shown(text: str) -> str:
-    """A text without the user and password of a URI in it."""
-    return re.sub(r"//[^/@\s]+@", "//", text)

@@ -5,12 +5,15 @@ Loads mlflow only where it is needed.
 
 import fcntl
 import os
+import re
+import socket
 import sqlite3
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 OFF = "off"  # MLFLOW_TRACKING_URI=off: no tracking, and no complaint about it
 
@@ -18,15 +21,16 @@ OFF = "off"  # MLFLOW_TRACKING_URI=off: no tracking, and no complaint about it
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # it prints tracebacks of what it then raises, and we say in a line
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # Two attempts of 4 s: a server that stops answering in the middle of a run costs 8 s, then tracking is off.
+    # Two attempts of 4 s: a server that stops answering in the middle of a run costs 8 s, then nothing more is sent.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
 PROBE_SECONDS = 4.0
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 UPLOAD_SECONDS = "120"  # a server that just answered may take this long to store a model
 
 
@@ -106,29 +110,52 @@ def _newest_revision() -> str | None:
 
 
 def answers(uri: str) -> bool:
-    """Whether an HTTP server sends any response at all; True for every other kind of URI.
+    """Whether an HTTP server sends any response at all, or a database server takes connections; True for other URIs."""
+    return asked(uri)()
+
+
+def asked(uri: str) -> Callable[[], bool]:
+    """Ask whether it answers, and give the function that waits for the answer: there is something to do meanwhile.
 
     In a thread, because looking up a name has no time limit of its own.
     """
-    if not uri.startswith(("http://", "https://")):
-        return True
-    import requests
+    scheme = uri.partition("://")[0].partition("+")[0].lower()
+    ask = {"http": _ask_http, "https": _ask_http, **dict.fromkeys(DATABASE_PORTS, _ask_database)}.get(scheme)
+    if ask is None:
+        return lambda: True
+    import requests  # noqa: F401 - here, because the thread that asks runs beside other imports
 
     answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            with requests.get(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS, stream=True):
-                answered.set()
-        except requests.exceptions.SSLError:
-            answered.set()  # there is a server; MLflow has its own settings for certificates
-        except requests.RequestException:
-            pass  # what the caller is told by the event that is not set
-
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=ask, args=[uri, answered], daemon=True)
     thread.start()
-    thread.join(PROBE_SECONDS + 1)
-    return answered.is_set()
+
+    def wait() -> bool:
+        thread.join(PROBE_SECONDS + 1)
+        return answered.is_set()
+
+    return wait
+
+
+def _ask_http(uri: str, answered: threading.Event) -> None:
+    import requests
+
+    try:
+        with requests.get(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS, stream=True):
+            answered.set()
+    except requests.exceptions.SSLError:
+        answered.set()  # there is a server; MLflow has its own settings for certificates
+    except requests.RequestException:
+        pass  # what the caller is told by the event that is not set
+
+
+def _ask_database(uri: str, answered: threading.Event) -> None:
+    """MLflow itself would try for minutes."""
+    with suppress(OSError, ValueError):
+        address = urlsplit(uri)
+        port = address.port or DATABASE_PORTS[address.scheme.partition("+")[0].lower()]
+        if address.hostname:  # without one: a socket on this machine
+            socket.create_connection((address.hostname, port), PROBE_SECONDS).close()
+        answered.set()
 
 
 @contextmanager
@@ -156,3 +183,25 @@ def current(uri: str) -> Iterator[None]:
         mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # None is taken, whatever its annotation says
         if before is not None:
             os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def shown(text: str) -> str:
+    """A text without the users and passwords of URIs in it.
+
+    >>> shown("API request to http://me:secret@host:5000/api failed")
+    'API request to http://host:5000/api failed'
+    """
+    return re.sub(r"(?i)([?&](?:password|passwd|sslpassword)=)[^&\s]*", r"\1***", re.sub(r"//[^/\s]*@", "//", text))
+
+
+def troubles() -> tuple[type[Exception], ...]:
+    """What MLflow raises where it cannot answer."""
+    import alembic.util
+    import mlflow
+    import requests
+    import sqlalchemy.exc
+
+    return (
+        mlflow.MlflowException, sqlalchemy.exc.SQLAlchemyError, alembic.util.CommandError, requests.RequestException,
+        OSError,
+    )  # fmt: skip

@@ -13,6 +13,8 @@ import psutil
 import pytest
 import torch
 
+from tests import servers
+
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 TOY_CARD = """
@@ -184,3 +186,11 @@ def toy(built_toy, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(root)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     return root
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[servers.S3Server]:
+    """A real S3-compatible server with an empty bucket."""
+    pytest.importorskip("moto", reason="moto[server] is not installed (extra `dev`)")
+    with servers.s3_server() as server:
+        yield server

@@ -4,7 +4,7 @@ The later stages depend on these tables, never on the folder.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from pipeline.data.featurefiles import FeatureFiles
 from pipeline.data.framelabels import label_recordings
 from pipeline.data.groups import GroupRule, assign_groups, by_column, by_list, by_pattern, join_groups, read_headed_list
 from pipeline.data.labels import frame_classes
-from pipeline.data.scan import ReadHeader, scan_media
+from pipeline.data.scan import MediaFile, ReadHeader, scan_media
 from pipeline.data.tables import Segment, Split, Video, refuse, write_rows
 from pipeline.errors import DataError, LeakError
 from pipeline.files import write_json
@@ -42,15 +42,17 @@ def index_dataset(
     workers: int = 1,
     allow_leak: bool = False,
     measure: Callable[[Path], Ends | None] = lambda path: None,
+    files: Sequence[MediaFile] | None = None,
+    known: dict[MediaFile, Video] | None = None,
 ) -> Index:
     """Scan the media, read the annotations, make and check the splits.
 
     media: the media folder; the card's `media` is relative to the repository's root. read_header: states what a video
     file's container says, or raises RejectedVideo; ready-made features are read here. workers: files read at a time; no
     result depends on it. measure: the ends of a video as decoding it finds them, or None; asked only where a segment
-    ends after what the header states. Raises DataError naming file and row of what cannot be used, and LeakError when a
-    made split puts one group, or the same bytes, on two sides; with allow_leak that is a warning, as it is in published
-    splits.
+    ends after what the header states. files, known: see `scan_media`. Raises DataError naming file and row of what
+    cannot be used, and LeakError when a made split puts one group, or the same bytes, on two sides; with allow_leak
+    that is a warning, as it is in published splits.
     """
     card = dataset.card
     if not media.is_dir():
@@ -60,7 +62,7 @@ def index_dataset(
         )
     if card.features is not None:
         read_header = FeatureFiles(card, media, workers=workers).header
-    videos = scan_media(media, read_header, tables=_own_tables(card), workers=workers)
+    videos = scan_media(media, read_header, tables=_own_tables(card), workers=workers, files=files, known=known)
     usable = [video.video_id for video in videos if video.status == "ok"]
     if not usable:
         first = f"; {videos[0].video_id!r}: {videos[0].reason}" if videos else ""

@@ -2,13 +2,15 @@
 
 import math
 import os
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pipeline.data.tables import Video
 from pipeline.discovery import walk
-from pipeline.errors import DataError, RejectedVideo, VideoError
+from pipeline.errors import DataError, LrcnError, RejectedVideo, VideoError
 from pipeline.files import content_hash
 from pipeline.threads import in_threads
 
@@ -38,27 +40,96 @@ class VideoHeader(Protocol):
     def bit_rate(self) -> int: ...  # noqa: D102
 
 
+SECONDS_TO_SETTLE = 60.0
+SECONDS_BETWEEN_LISTINGS = 0.5
 OWN_TABLE = "a table of the data set"
 ReadHeader = Callable[[Path], VideoHeader]
+Made = TypeVar("Made")
 
 
-def scan_media(media: Path, read_header: ReadHeader, *, tables: Collection[str] = (), workers: int = 1) -> list[Video]:
+@dataclass(frozen=True)
+class MediaFile:
+    """A name below the media folder. state: size and modification time; () of what is no file, for the given reason."""
+
+    video_id: str
+    reason: str
+    state: tuple[int, ...]
+
+
+def list_media(media: Path) -> list[MediaFile]:
+    """Every name below `media`, in the order of the paths' bytes; none where there is no such folder.
+
+    Raises DataError when it cannot be listed.
+    """
+    if not media.is_dir():
+        return []
+    start = len(os.path.join(media, ""))  # noqa: PTH118 - the walk joins its paths like this
+    files = []
+    for entry in walk([str(media)], enter_hidden=True):
+        if entry.path == str(media):
+            raise DataError(f"{media}: {entry.reason}; make it readable")
+        files.append(MediaFile(entry.path[start:], entry.reason, () if entry.reason else _state(entry.path)))
+    return sorted(files, key=lambda file: os.fsencode(file.video_id))
+
+
+def _state(path: str) -> tuple[int, ...]:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a name that is no valid UTF-8 stays as it is
+    except OSError:
+        return ()  # it has gone meanwhile
+    return status.st_size, status.st_mtime_ns
+
+
+def until_settled(media: Path, make: Callable[[Sequence[MediaFile]], Made]) -> Made:
+    """What is made of a listing of `media`: of the first one that is still true afterwards.
+
+    While files come or change, an error may be of that (a table names a file that came after the listing). Raises
+    DataError when they still do after a minute, naming one.
+    """
+    deadline = time.monotonic() + SECONDS_TO_SETTLE
+    files = list_media(media)
+    while True:
+        try:
+            made = make(files)
+        except LrcnError:
+            if (listed := list_media(media)) == files:
+                raise
+        else:
+            if (listed := list_media(media)) == files:
+                return made
+        if time.monotonic() > deadline:
+            changed = min(({*files} ^ {*listed}), key=lambda file: os.fsencode(file.video_id)).video_id
+            raise DataError(
+                f"{media}: still changes after {SECONDS_TO_SETTLE:g} s ({changed!r}); "
+                "wait until what writes there has ended, and run again"
+            )
+        files = listed
+        time.sleep(SECONDS_BETWEEN_LISTINGS)
+
+
+def scan_media(
+    media: Path,
+    read_header: ReadHeader,
+    *,
+    tables: Collection[str] = (),
+    workers: int = 1,
+    files: Sequence[MediaFile] | None = None,
+    known: dict[MediaFile, Video] | None = None,
+) -> list[Video]:
     """One row for every file below `media`, without label and group, in the order of the paths' bytes.
 
     Symbolic links are followed, and each name of a file has its row: labels may be given to any of them; a folder with
     several names is entered by one. Hidden files, files that are no video and what cannot be read or listed are rows
     with status `rejected` and a reason. read_header: raises RejectedVideo for what is no video. tables: paths of the
     data set's own tables and lists (or of folders of them), which are not offered to it. workers: files read at a time.
+    files: the listing, where there is one. known: rows of files that need not be read again; those of others are added.
     Raises DataError when the media folder itself cannot be listed.
     """
-    start = len(os.path.join(media, ""))  # noqa: PTH118 - the walk joins its paths like this
-    entries = []
-    for entry in walk([str(media)], enter_hidden=True):
-        if entry.path == str(media):
-            raise DataError(f"{media}: {entry.reason}; make it readable")
-        entries.append((entry.path[start:], entry.reason))
-    entries.sort(key=lambda item: os.fsencode(item[0]))
-    return list(in_threads(lambda item: _row(media, item[0], item[1], read_header, tables), entries, max(1, workers)))
+    files, known = list_media(media) if files is None else files, {} if known is None else known
+    new = [file for file in files if file not in known]
+    rows = in_threads(lambda file: _row(media, file.video_id, file.reason, read_header, tables), new, max(1, workers))
+    known.update(zip(new, rows, strict=True))
+    return [known[file] for file in files]
 
 
 def _row(media: Path, video_id: str, reason: str, read_header: ReadHeader, tables: Collection[str]) -> Video:

@@ -193,6 +193,15 @@ class FeatureStore:
             return self.read(sha256).time_seconds
         return np.asarray(times)
 
+    def checksum(self, sha256: str) -> str:
+        """The checksum that a video's file states, which `read` compares; raises StoreError when there is no file."""
+        path = self.path(sha256)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return str((file.metadata() or {})["checksum"])
+        except (OSError, SafetensorError, KeyError):
+            raise StoreError(f"{path}: missing or unreadable features; {ADVICE}") from None
+
     def entries(self) -> list[str]:
         """Content hashes of the videos that have a file here, whatever its key or state, in order."""
         names = sorted(path.name.removesuffix(SUFFIX) for path in self.folder.glob(f"*{SUFFIX}"))

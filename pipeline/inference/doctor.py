@@ -3,6 +3,7 @@
 import argparse
 import importlib.metadata
 import platform
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -87,14 +88,49 @@ def check_onnx() -> str:
 
 
 def check_tracking() -> str:
-    """Whether MLflow's database can be opened or its server answers."""
-    from pipeline.trackingstore import answers, ensure_database, sqlite_path, tracking_uri
+    """Whether MLflow's database can be opened or its server answers, and whether runs wait for delivery."""
+    from pipeline.trackingstore import (
+        OFF,
+        answers,
+        ensure_database,
+        shown,
+        sqlite_path,
+        tracking_uri,
+    )
+    from pipeline.trackingunsent import unsent_folder, unsent_keys
 
     uri = tracking_uri(Path())
+    unsent = len(unsent_keys(unsent_folder(Path())))
+    waiting = f"; {unsent} run(s) wait for delivery: `lrcn runs sync`" if unsent else ""
     path = sqlite_path(uri)
+    if uri == OFF:
+        return f"off (MLFLOW_TRACKING_URI){waiting}"
     if path is not None and not path.exists():
-        return f"{uri} (made by the first training)"
+        return f"{uri} (made by the first training){waiting}"
     ensure_database(uri)
+    if not uri.startswith(("http://", "https://")):
+        return f"{shown(uri)}{waiting}"
     if not answers(uri):
-        raise LrcnError(f"{uri} does not answer; runs go on without tracking, their metrics stay in local files")
-    return uri
+        raise LrcnError(
+            f"{shown(uri)} does not answer; runs go on without it and are delivered by `lrcn runs sync`{waiting}"
+        )
+    version = server_version(uri)
+    if version is None:
+        raise LrcnError(
+            f"{shown(uri)} answers, but is no MLflow server; see that MLFLOW_TRACKING_URI is right{waiting}"
+        )
+    own = importlib.metadata.version("mlflow")
+    return f"{shown(uri)}: MLflow {version}" + ("" if version == own else f" (here: {own})") + waiting
+
+
+def server_version(uri: str) -> str | None:
+    """The version that an MLflow server says it runs; None where what answers is no MLflow server."""
+    import requests
+
+    from pipeline.trackingstore import PROBE_SECONDS
+
+    try:
+        found = requests.get(f"{uri.rstrip('/')}/version", timeout=PROBE_SECONDS)
+    except requests.RequestException:
+        return None
+    return found.text.strip() if found.ok and re.fullmatch(r"\d+\.[\w.]{1,30}", found.text.strip()) else None

@@ -102,6 +102,11 @@ class LedgerReader:
         """Whether the scores at timesteps of a file's answer, which must be in the ledger, were kept."""
         return self._lines[path].has_timesteps
 
+    def origin(self, path: str) -> tuple[str, str] | None:
+        """Identity of the model that answered for a file, and the file's state then; None where there is no answer."""
+        line = self._lines.get(path)
+        return None if line is None else (line.model_id, line.state)
+
     def read(self, path: str) -> Answer:
         """The answer to a file, which must be in the ledger, whatever the file looks like now."""
         return Answer.from_json(json.loads(self.raw(path))["answer"])

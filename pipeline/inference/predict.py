@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.errors import LrcnError
-from pipeline.files import locked, sweep
+from pipeline.files import locked, sweep, update_bytes
 from pipeline.inference.answering import Answering
 from pipeline.inference.ending import ending_soon
 from pipeline.inference.inputs import (
@@ -86,9 +86,12 @@ def predict(options: argparse.Namespace) -> int:
     settings = result_settings(options, spec, model_id)
     tell = cache(lambda: tell_if_never_sure(spec, options.precision, "predict"))
 
+    description = (model / "model.yaml").read_bytes()
+
     def write(answers: LedgerAnswers) -> None:
         tell()
         write_folder(options, settings, answers)
+        update_bytes(options.out / "model.yaml", description)
 
     home = options.shard.folder(options.out) if options.shard else options.out
     with (

@@ -24,6 +24,17 @@ def result_row(answer: Answer, threshold: float | None, task: str) -> dict[str, 
     return {name: round(value, DIGITS) if isinstance(value, float) else value for name, value in row.items()}
 
 
+def result_scores(answer: Answer) -> dict[str, float]:
+    """The scores in a line of `predictions.jsonl`, the highest first."""
+    ranked = sorted(answer.scores.items(), key=lambda item: -item[1])
+    return {name: round(value, DIGITS) for name, value in ranked}
+
+
+def text_of(value: object) -> str:
+    """A value as it is read back from a table."""
+    return "" if value is None else str(_cell(value))
+
+
 def is_sure(score: float | None, threshold: float | None) -> bool:
     """Whether a probability reaches the threshold for the wanted precision."""
     return score is not None and threshold is not None and score >= threshold
@@ -41,9 +52,7 @@ def writing_answers(folder: Path, settings: ResultSettings) -> Iterator[AddAnswe
         def add(answer: Answer, timeline: Sequence[Segment]) -> None:
             row = result_row(answer, settings.threshold, settings.task)
             add_row([_cell(value) for value in row.values()])
-            ranked = sorted(answer.scores.items(), key=lambda item: -item[1])
-            scores = {name: round(value, DIGITS) for name, value in ranked}
-            file.write(json.dumps(row | {"scores": scores}) + "\n")
+            file.write(json.dumps(row | {"scores": result_scores(answer)}) + "\n")
 
         yield add
 

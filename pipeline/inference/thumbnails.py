@@ -67,7 +67,7 @@ class Thumbnail:
             return
         bgr = cv2.cvtColor(self._rgb, cv2.COLOR_RGB2BGR)
         data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
-        with replacing(target) as temporary:
+        with replacing(target, synced=False) as temporary:
             temporary.write_bytes(data)
         self.is_written = True
 

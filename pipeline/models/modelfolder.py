@@ -2,14 +2,14 @@
 
     model.safetensors      the recurrent classifier
     backbone.safetensors   the CNN before it
+    fold.csv               the videos of its fold by SHA-256, with their sides: a model knows what it was trained on
     model.yaml             task, classes in order, architecture, view, features key, provenance, calibration, hashes
 
 Folder + video = prediction, offline. The same folder is what MLflow logs.
 """
 
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,9 +23,17 @@ from safetensors.torch import load_file, save_file
 from pipeline.device import Halving
 from pipeline.errors import ModelError, ViewMismatch
 from pipeline.features.store import VideoFeatures
-from pipeline.files import content_hash
+from pipeline.files import content_hash, write_table
 from pipeline.models.calibration import UNCALIBRATED
-from pipeline.models.modelspec import FILES, MODEL_FORMAT, ModelSpec, verify_model
+from pipeline.models.modelspec import (
+    FILES,
+    FOLD_COLUMNS,
+    FOLD_FILE,
+    MODEL_FORMAT,
+    FoldVideo,
+    ModelSpec,
+    verify_model,
+)
 from pipeline.models.recurrent import RecurrentClassifier, Steps
 from pipeline.models.streaming import Stream
 
@@ -212,20 +220,27 @@ class Model:
         return torch.from_numpy(np.array(by_crop, dtype=np.float32, order="C")).to(device)
 
 
-def save_model(folder: Path, model: Model, backbone_file: Path) -> None:
-    """Write a model folder; it appears whole or not at all."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+def save_model(folder: Path, model: Model, backbone_file: Path, fold: Iterable[FoldVideo] = ()) -> None:
+    """Write a model folder; it appears whole or not at all. One process at a time: it removes what a dead one left.
+
+    fold: the videos of the fold it was trained in, on every side.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.network.state_dict().items()}
         save_file(tensors, temporary / FILES[0])
         shutil.copyfile(backbone_file, temporary / FILES[1])
+        names = list(FILES)
+        if rows := sorted((video.split, video.sha256, video.size_bytes) for video in fold):
+            write_table(temporary / FOLD_FILE, FOLD_COLUMNS, [[sha256, size, split] for split, sha256, size in rows])
+            names.append(FOLD_FILE)
         text = {
             "format": MODEL_FORMAT,
             **asdict(model.spec),
             "classes": list(model.spec.classes),
-            "files": {name: content_hash(temporary / name) for name in FILES},
+            "files": {name: content_hash(temporary / name) for name in names},
         }
         (temporary / "model.yaml").write_text(
             yaml.safe_dump(text, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8"

@@ -6,13 +6,25 @@ from typing import Any, Literal
 
 import yaml
 
-from pipeline.errors import ModelError
+from pipeline.data.tables import SIDES, Side, read_csv
+from pipeline.errors import DataError, ModelError
 from pipeline.files import content_hash
 from pipeline.models.calibration import UNCALIBRATED, Calibration
 from pipeline.view import View
 
 MODEL_FORMAT = 4
 FILES = ("model.safetensors", "backbone.safetensors")
+FOLD_FILE = "fold.csv"
+FOLD_COLUMNS = ("sha256", "size_bytes", "split")
+
+
+@dataclass(frozen=True)
+class FoldVideo:
+    """A row of a model's `fold.csv`: a video by its content, and its side of the fold that the model was trained in."""
+
+    sha256: str
+    size_bytes: int
+    split: Side
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,11 @@ def verify_model(folder: Path | str) -> ModelSpec:
     """What a model folder's `model.yaml` says, every file having the hash that stands there; else raises ModelError."""
     folder = Path(folder)
     spec, hashes = read_description(folder)
-    for name in FILES:
+    for name in dict.fromkeys([*FILES, *hashes]):
+        if Path(name).name != name:
+            raise ModelError(
+                f"{folder}/model.yaml: names a file {name!r}; expected names of files in the folder itself"
+            )
         if not (folder / name).is_file():
             raise ModelError(f"{folder}: {name} is missing; copy the whole folder")
         if content_hash(folder / name) != hashes.get(name):
@@ -75,3 +91,25 @@ def verify_model(folder: Path | str) -> ModelSpec:
                 f"{folder / name}: its SHA-256 is not the one in model.yaml: the file is damaged or was exchanged"
             )
     return spec
+
+
+def read_fold(folder: Path | str) -> list[FoldVideo] | None:
+    """The videos of the fold that a model was trained in; None for a model that does not say.
+
+    Raises ModelError when the file is no such table; whether it has its hash `verify_model` tells.
+    """
+    path = Path(folder) / FOLD_FILE
+    if not path.is_file():
+        return None
+    try:
+        rows = [row for _, row in read_csv(path, FOLD_COLUMNS)]
+        found = [FoldVideo(row["sha256"], int(row["size_bytes"]), _side(row["split"])) for row in rows]
+    except (DataError, ValueError) as error:
+        raise ModelError(f"{path}: not the videos of a fold ({error}); copy the folder again") from None
+    return found
+
+
+def _side(text: str) -> Side:
+    if text not in SIDES:
+        raise ValueError(f"split is {text!r}; expected one of {', '.join(SIDES)}")
+    return text

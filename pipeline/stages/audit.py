@@ -36,6 +36,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     With `--premium`, which takes as long as training does and needs finished evaluations, `premium.json` too.
     """
     options = stage_options(__doc__, argv, allow_leak=True, premium=True)
+    with options.layout.writing(options.layout.root):
+        audit_all(options)
+    if options.premium:
+        # Imported by name: it trains, and the stage that DVC runs does not depend on the code that does.
+        importlib.import_module("pipeline.stages.premium").leakage_premium(options)
+
+
+def audit_all(options: StageOptions) -> None:
+    """Audit the experiment's videos and splits."""
     layout = options.layout
     layout.leaks.unlink(missing_ok=True)  # of an earlier run: this one may find what stops the stages after it
     dataset = dataset_of(options.experiment)
@@ -56,9 +65,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     folds = folds_of(read_splits(layout.splits))
     check_leaks(options, dataset, videos, prints, folds)
     check_shortcut(options, dataset, videos, properties, folds)
-    if options.premium:
-        # Imported by name: it trains, and the stage that DVC runs does not depend on the code that does.
-        importlib.import_module("pipeline.stages.premium").leakage_premium(options)
 
 
 def fingerprints(options: StageOptions, videos: Sequence[Video]) -> dict[str, Fingerprint]:

@@ -1,7 +1,6 @@
 """Ready-made features in place of video: read once and checked, as stage `decode` does with video."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +11,9 @@ from pipeline.data.tables import CHANGED, Video, usable_videos
 from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.errors import DataError, RejectedVideo
-from pipeline.files import content_hash, write_table, write_text
+from pipeline.files import CONTENTS, content_hash, write_table, write_text
 from pipeline.progress import Progress
-from pipeline.stages.layout import StageOptions, dataset_of
+from pipeline.stages.layout import StageOptions, dataset_of, media_folder
 from pipeline.threads import in_threads
 
 COLUMNS = ("video_id", "status", "reason", "num_frames", "width", "height", "rotation_degrees", "duration_seconds")
@@ -33,6 +32,7 @@ def check_all(options: StageOptions) -> None:
         Progress("decode", len(videos)).over(in_threads(lambda v: fault(options, dataset, v), videos, workers))
     )
     write_text(options.layout.frames / "README.txt", NO_FRAMES)
+    write_table(options.layout.frames_table, CONTENTS, [])
     rows: list[Sequence[object]] = []
     for video, reason in zip(videos, reasons, strict=True):
         steps, seconds = ("", "") if reason else (video.num_frames_header, video.duration_seconds_header)
@@ -59,7 +59,7 @@ def fault(options: StageOptions, dataset: Dataset, video: Video) -> str:
 
 def checked_values(options: StageOptions, dataset: Dataset, video: Video) -> NDArray[np.float32]:
     """The numbers of a file, (T, D) with the T and D of the table; raises RejectedVideo or OSError."""
-    path = (options.media or Path(dataset.card.media)) / video.video_id
+    path = media_folder(options, dataset) / video.video_id
     if content_hash(path) != video.sha256:
         raise RejectedVideo(CHANGED)
     column = dataset.card.labels.frames.column if dataset.card.labels.frames else None

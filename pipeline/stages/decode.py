@@ -4,14 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.data.annotations import check_ends
-from pipeline.data.tables import CHANGED, read_segments, usable_videos
+from pipeline.data.scan import list_media
+from pipeline.data.tables import CHANGED, read_segments, read_videos, usable_videos
 from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.errors import DataError, RejectedVideo
-from pipeline.files import content_hash, locked, sweep, write_table
+from pipeline.files import content_hash, locked, sweep, write_contents, write_table
 from pipeline.progress import Progress
 from pipeline.stages.checkfeatures import check_all
-from pipeline.stages.layout import StageOptions, dataset_of, stage_options
+from pipeline.stages.layout import WAIT_SECONDS, StageOptions, dataset_of, media_folder, stage_options
 from pipeline.threads import in_threads
 from pipeline.video.framestore import FrameStore
 from pipeline.video.isolation import DecoderPool
@@ -24,8 +25,9 @@ COLUMNS = ("status", "reason", "num_frames", "width", "height", "rotation_degree
 def main(argv: Sequence[str] | None = None) -> None:
     """Decode every usable video of the experiment's table; exits non-zero when not one could be decoded."""
     options = stage_options(__doc__, argv, media=True)
-    with locked(options.layout.frames):
+    with locked(options.layout.frames, wait_seconds=WAIT_SECONDS):
         sweep(options.layout.root)
+        say_what_came(options)
         if options.experiment.backbone is None:
             check_all(options)
         else:
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def decode_all(options: StageOptions) -> None:
     """Bring the frame store, and the table of verdicts, up to date."""
     view = options.experiment.view
-    media = options.media or Path(dataset_of(options.experiment).card.media)
+    media = media_folder(options, dataset_of(options.experiment))
     videos = usable_videos(options.layout.videos)
     store = FrameStore(options.layout.frames, view.frames_key)
     paths = {video.sha256: media / video.video_id for video in videos}  # equal files are decoded once
@@ -64,6 +66,17 @@ def decode_all(options: StageOptions) -> None:
     check_segments(options, verdicts)
     rows = [[video_id, *(getattr(verdict, name) for name in COLUMNS)] for video_id, verdict in verdicts.items()]
     write_table(options.layout.decoded, ["video_id", *COLUMNS], rows)
+    write_contents(options.layout.frames_table, store, paths)
+
+
+def say_what_came(options: StageOptions) -> None:
+    """Print how many files came after the tables were made: this run leaves them out."""
+    media = media_folder(options, dataset_of(options.experiment))
+    known = {video.video_id for video in read_videos(options.layout.videos)}
+    if came := [file.video_id for file in list_media(media) if file.video_id not in known]:
+        what = f"{len(came)} file(s) have come to {media} since `index` listed it, {came[0]!r} first"
+        again = f"`dvc repro` again, with `--force index@{options.name}` if it finds nothing to do"
+        print(printable(f"decode: {what}; they are not in this run: {again}"))
 
 
 def check_segments(options: StageOptions, verdicts: Mapping[str, Verdict]) -> None:

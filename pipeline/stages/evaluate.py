@@ -1,8 +1,6 @@
 """Stage `evaluate`: a model's scores on its test split, with controls and intervals, as tables, figures and JSON."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ from pipeline.data.properties import Properties, read_properties
 from pipeline.data.tables import SIDES
 from pipeline.discovery import printable
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
+from pipeline.evaluation.headline import headline_scores
 from pipeline.evaluation.ladder import (
     Answers,
     FrameAnswers,
@@ -40,8 +39,8 @@ from pipeline.stages.drawing import draw_evaluation
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.stages.leaks import leak_counts
 from pipeline.stages.samples import Sample, labelled_answers, opposites, read_samples
+from pipeline.stages.tracked import resumed_run
 from pipeline.stages.trained import trained_model
-from pipeline.tracking import Run, flatten, tracking_uri
 from pipeline.view import features_key
 
 NUM_SHOWN = 12  # test videos of which every timestep is shown
@@ -49,14 +48,15 @@ NUM_SHOWN = 12  # test videos of which every timestep is shown
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Score one training; nothing here has been seen by it or chosen by its scores."""
-    evaluate_one(stage_options(__doc__, argv, task=True, stream=True, fold=True, seed=True))
+    options = stage_options(__doc__, argv, task=True, stream=True, fold=True, seed=True)
+    with options.layout.writing(options.layout.evaluation(options.training)):
+        evaluate_one(options)
 
 
 def evaluate_one(options: StageOptions) -> None:
     """Score the training that the options name."""
     experiment, layout, task, fold = options.experiment, options.layout, options.task, options.fold
     dataset = dataset_of(experiment)
-    training = layout.training(options.training)
     model = trained_model(options)
     name = options.representation
     backbone = read_backbone(layout.backbone(name) / "backbone.safetensors")
@@ -114,7 +114,7 @@ def evaluate_one(options: StageOptions) -> None:
     write_records(folder / "over_time.csv", [row for sample in shown for row in over_time_rows(model, sample)])
     write_scores(folder, scores, per_class, matrix, model.classes)
     draw_evaluation(folder, model.spec.background)
-    log_to_run(training / "mlflow_run.json", scores, per_class, folder)
+    log_to_run(options, key, scores, per_class)
     print(f"evaluate: {options.name} {options.training}: {headline(task, scores)}")
     for line in alarm_words(scores):
         print(printable(line))
@@ -224,12 +224,13 @@ def control_rows(
 
 
 def log_to_run(
-    run_file: Path, scores: Mapping[str, object], per_class: Sequence[Mapping[str, object]], folder: Path
+    options: StageOptions, features_key: str, scores: Mapping[str, Any], per_class: Sequence[Mapping[str, object]]
 ) -> None:
-    """Add the scores and figures to the run that trained the model."""
-    facts = json.loads(run_file.read_text(encoding="utf-8"))
-    with Run.resume(facts["run_id"], tracking_uri(Path()), experiment=facts["experiment"], name=facts["name"]) as run:
-        run.log_metrics({k: v for k, v in flatten(scores).items() if isinstance(v, int | float | None)})
+    """Add the headline, the tables and the figures to the run that trained the model."""
+    folder = options.layout.evaluation(options.training)
+    with resumed_run(options, features_key) as run:
+        run.log_metrics({f"test/{name}": value for name, value in headline_scores(options.task, scores).items()})
+        run.log_file(folder / "metrics.json")
         run.log_table(list(per_class), "per_class.json")
         run.log_file(folder / "predictions.csv")
         run.log_folder(folder / "figures", "figures")

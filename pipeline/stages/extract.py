@@ -9,10 +9,10 @@ from pipeline.errors import LrcnError, RejectedVideo
 from pipeline.features.backbones import read_backbone
 from pipeline.features.extract import Extractor
 from pipeline.features.store import FeatureStore
-from pipeline.files import locked
+from pipeline.files import locked, sweep, write_contents
 from pipeline.progress import Progress
 from pipeline.stages.importfeatures import import_all
-from pipeline.stages.layout import StageOptions, stage_options
+from pipeline.stages.layout import WAIT_SECONDS, StageOptions, stage_options
 from pipeline.video.framestore import FrameStore
 from pipeline.view import features_key
 
@@ -24,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def extract_features(options: StageOptions) -> None:
     """Bring the options' feature store up to date, as its only writer."""
-    with locked(options.layout.features(options.representation)):
+    folder = options.layout.features(options.representation)
+    with locked(folder, wait_seconds=WAIT_SECONDS):
+        sweep(folder.parent)
         if options.settings.backbone is None:
             import_all(options)
         else:
@@ -55,6 +57,7 @@ def extract_all(options: StageOptions) -> None:
         else:
             store.write(sha256, result, damage=verdicts[sha256].reason)
     removed = store.prune(set(wanted))
+    write_contents(layout.features_table(name), store, wanted)
     reasons = {sha256: store.rejection(sha256) for sha256 in wanted} if view.flow else {}
     for sha256, reason in reasons.items():
         if reason:

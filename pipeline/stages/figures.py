@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.files import write_text
+from pipeline.files import sweep, write_text
 
 
 def write_figures(folder: Path, svgs: Mapping[str, str]) -> Path:
     """Write SVG text by name into a folder, in which nothing else is left."""
     folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
     for path in folder.glob("*.svg"):
         path.unlink()
     for name, svg in svgs.items():

@@ -36,7 +36,9 @@ COLUMNS += ["lr", "backbone_lr", "grad_norm"]  # of windows
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write `backbone.safetensors` and the curves of its training (header only when there was none)."""
-    fix_weights(stage_options(__doc__, argv, stream=True, fold=True))
+    options = stage_options(__doc__, argv, stream=True, fold=True)
+    with options.layout.writing(options.layout.backbone(options.representation)):
+        fix_weights(options)
 
 
 def fix_weights(options: StageOptions) -> None:

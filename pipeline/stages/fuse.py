@@ -1,8 +1,6 @@
 """Stage `fuse`: the answers of the RGB and the flow stream averaged, scored as `evaluate` scores each of them."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline.data.labels import IGNORED
 from pipeline.data.tables import Side, read_splits, video_ids
@@ -11,8 +9,7 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.calibration import fit_calibration
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
 from pipeline.evaluation.fusion import Aligned, align, choose_weight
-from pipeline.files import write_json
-from pipeline.metricnames import flatten
+from pipeline.evaluation.headline import headline_scores
 from pipeline.stages.answers import (
     alarm_words,
     alarms,
@@ -27,10 +24,8 @@ from pipeline.stages.answers import (
 from pipeline.stages.drawing import draw_evaluation
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options, training_name
 from pipeline.stages.leaks import leak_counts
-from pipeline.stages.provenance import run_tags
 from pipeline.stages.samples import task_classes
-from pipeline.tracking import Run, tracking_uri
-from pipeline.view import digest
+from pipeline.stages.tracked import fusion_run
 
 FILES: dict[Side, str] = {"val": "validation.csv", "test": "predictions.csv"}
 
@@ -38,6 +33,13 @@ FILES: dict[Side, str] = {"val": "validation.csv", "test": "predictions.csv"}
 def main(argv: Sequence[str] | None = None) -> None:
     """Fuse two trainings of one task, fold and seed; the test side chooses nothing."""
     options = stage_options(__doc__, argv, task=True, fold=True, seed=True)
+    name = training_name(options.task, "fused", options.fold, options.seed)
+    with options.layout.writing(options.layout.evaluation(name)):
+        fuse_one(options, name)
+
+
+def fuse_one(options: StageOptions, name: str) -> None:
+    """Fuse the trainings that the options name; name: of the fusion."""
     flow, task = options.experiment.flow, options.task
     if flow is None or task not in options.experiment.fused_tasks:
         raise ConfigError(
@@ -75,7 +77,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     scores["leaks"] = leak_counts(options.layout, [options.fold])
     known = test.labels != IGNORED
     matrix = confusion_matrix(test.labels[known], probs[known].argmax(axis=1), len(classes))
-    name = training_name(task, "fused", options.fold, options.seed)
     folder = options.layout.evaluation(name)
     folder.mkdir(parents=True, exist_ok=True)
     for file, table in (("predictions.csv", predictions), ("controls.csv", controls)):
@@ -86,33 +87,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_detection(folder / "detection.csv", predictions, alarms(options, dataset))
     figures = draw_evaluation(folder, dataset.card.background if task == "frame" else None)
     about = f"{options.training} and its flow stream; {task} task of {dataset.card.title}"
-    with tracked(options, name, about) as run:
-        run.log_metrics({k: v for k, v in flatten(scores).items() if isinstance(v, int | float | None)})
+    with fusion_run(options, name, about) as run:
+        run.log_metrics({f"test/{score}": value for score, value in headline_scores(task, scores).items()})
+        run.log_file(folder / "metrics.json")
         run.log_table(per_class, "per_class.json")
         run.log_file(folder / "predictions.csv")
         run.log_folder(figures, "figures")
     print(f"fuse: {options.name} {name}: flow weighs {weight:g}; {headline(task, scores)}{alone(test)}")
     for line in alarm_words(scores):
         print(printable(line))
-
-
-def tracked(options: StageOptions, name: str, about: str) -> Run:
-    """The fusion's MLflow run, which is gone on with as long as the experiment's settings are those it was begun with.
-
-    Its id stands in a file that DVC does not know, since DVC deletes a stage's results before it runs the stage.
-    """
-    settings = options.experiment.model_dump(mode="json")
-    file = options.layout.root / "fusions" / name / "mlflow_run.json"
-    facts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    if facts.get("settings") == digest(settings):
-        run = Run.resume(facts["run_id"], tracking_uri(Path()), experiment=options.name, name=name)
-        run.set_tags(run_tags(options))
-    else:
-        run = Run.start(options.name, name, run_tags(options), settings, tracking_uri(Path()), about)
-    if run.run_id:
-        facts = {"run_id": run.run_id, "experiment": options.name, "name": name, "settings": digest(settings)}
-        write_json(file, facts)
-    return run
 
 
 def read_aligned(options: StageOptions, classes: Sequence[str], split: Side) -> Aligned:

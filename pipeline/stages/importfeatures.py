@@ -5,6 +5,7 @@ from pipeline.data.tables import read_csv, usable_videos
 from pipeline.errors import DataError, LrcnError, RejectedVideo, StoreError, ViewMismatch
 from pipeline.features.backbones import Backbone, given_features, read_backbone
 from pipeline.features.store import FeatureStore, VideoFeatures
+from pipeline.files import write_contents
 from pipeline.progress import Progress
 from pipeline.stages.checkfeatures import checked_values
 from pipeline.stages.layout import StageOptions, dataset_of
@@ -41,6 +42,7 @@ def import_all(options: StageOptions) -> None:
             raise LrcnError(f"{video.video_id}: {error}; run the stages index and decode again") from None
         store.write(sha256, VideoFeatures(values[steps], times, times))
     removed = store.prune(set(videos))
+    write_contents(layout.features_table(name), store, videos)
     print(
         f"extract: {len(missing)} of {len(videos)} feature files imported, the rest was there; "
         f"{len(removed)} old entries removed; "

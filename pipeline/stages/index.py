@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
-from pipeline.data.index import index_dataset, media_kind, write_index
+from pipeline.data.index import Index, index_dataset, media_kind, write_index
+from pipeline.data.scan import MediaFile, until_settled
+from pipeline.data.tables import Video
 from pipeline.device import num_workers
 from pipeline.discovery import printable
-from pipeline.files import sweep
-from pipeline.stages.layout import dataset_of, stage_options
+from pipeline.stages.layout import StageOptions, dataset_of, media_folder, stage_options
 from pipeline.video.isolation import DecoderPool
 from pipeline.video.verdict import Verdict
 
@@ -16,20 +16,34 @@ from pipeline.video.verdict import Verdict
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the tables of the experiment's data set."""
     options = stage_options(__doc__, argv, media=True, allow_leak=True)
-    sweep(options.layout.root)
+    with options.layout.writing(options.layout.root):
+        write_tables(options)
+
+
+def write_tables(options: StageOptions) -> None:
+    """Index the media folder, and again what comes to it meanwhile."""
     options.layout.leaks.unlink(missing_ok=True)  # of an earlier split, which nothing may be trained by
     dataset = dataset_of(options.experiment)
-    media = options.media or Path(dataset.card.media)
+    media = media_folder(options, dataset)
+    known: dict[MediaFile, Video] = {}
     with DecoderPool(options.runtime.limits) as decoders:
-        index = index_dataset(
-            dataset,
-            media,
-            decoders.header,
-            workers=num_workers(options.runtime.workers),
-            allow_leak=options.allow_leak,
-            measure=lambda path: ends(decoders.check(path)),
-        )
-    write_index(index, options.layout.root)
+
+        def make(files: Sequence[MediaFile]) -> Index:
+            index = index_dataset(
+                dataset,
+                media,
+                decoders.header,
+                workers=num_workers(options.runtime.workers),
+                allow_leak=options.allow_leak,
+                measure=lambda path: ends(decoders.check(path)),
+                files=files,
+                known=known,
+            )
+            write_index(index, options.layout.root)
+            return index
+
+        # DVC hashes the folder when this stage has ended, and takes a file that came before that for an indexed one.
+        index = until_settled(media, make)
     files = index.audit["files"]
     print(
         f"index: {files['total']} files in {printable(str(media))}: {files['ok']} {media_kind(dataset.card)}s, "

@@ -1,7 +1,9 @@
 """Where an experiment's files lie, and what every stage does first: read its options."""
 
 import argparse
+import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,8 +11,10 @@ from typing import Literal
 from pipeline.config import Experiment, Runtime, Stream, StreamSettings, Task, load_experiment, load_runtime
 from pipeline.data.cards import Dataset, read_dataset
 from pipeline.errors import ConfigError
+from pipeline.files import locked
 
 Scored = Stream | Literal["fused"]
+WAIT_SECONDS = 10.0  # for a stage that is just ending; one whose DVC is gone takes 8 s at most: pipeline/dvcparent.py
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,11 @@ class Layout:
         return self.root / "frames"
 
     @property
+    def frames_table(self) -> Path:
+        """What is in the frame store: stages depend on this table, so that DVC need not look at every stored file."""
+        return self.root / "frames.csv"
+
+    @property
     def decoded(self) -> Path:
         """The verdict on each video."""
         return self.root / "decoded.csv"
@@ -76,6 +85,10 @@ class Layout:
         """The feature store made by that CNN."""
         return self.root / "features" / representation
 
+    def features_table(self, representation: str) -> Path:
+        """What is in that feature store."""
+        return self.features(representation).with_name(f"{representation}.csv")
+
     def training(self, name: str) -> Path:
         """Folder of one training, see `training_name`: the model folder, its curves and its run id."""
         return self.root / "trainings" / name
@@ -88,6 +101,10 @@ class Layout:
         """Folder of the scores of one training, or of the fusion of two."""
         return self.root / "evaluations" / name
 
+    def fusion(self, name: str) -> Path:
+        """Folder of a fusion's run id; DVC does not know it."""
+        return self.root / "fusions" / name
+
     @property
     def premium(self) -> Path:
         """What a random split would have shown; among the evaluations, which the report depends on."""
@@ -96,6 +113,17 @@ class Layout:
     def probe(self, name: str) -> Path:
         """Folder of what the bias probe found of one training."""
         return self.evaluation(name) / "probe"
+
+    def writing(self, folder: Path) -> AbstractContextManager[None]:
+        """Be the only stage that writes into a folder of the experiment; one that is just ending is waited for.
+
+        The lock lies in `locks/`: DVC hashes the folders. Of torchrun's processes the first one holds it. Raises
+        StoreError when another process keeps it.
+        """
+        if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK") != "0":
+            return nullcontext()
+        name = "-".join(folder.relative_to(self.root.parent).parts)
+        return locked(folder, lock=self.root / "locks" / name, wait_seconds=WAIT_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -166,6 +194,17 @@ def dataset_of(experiment: Experiment) -> Dataset:
             f"{dataset.card.features.fps:g} a second; expected that rate or a lower one"
         )
     return dataset
+
+
+def media_folder(options: StageOptions, dataset: Dataset) -> Path:
+    """Where the media are: as given by hand, else as the card says.
+
+    `dvc exp run --temp` and `--queue` run stages in a copy of the repository that lacks what git ignores: then the
+    media are those of the repository itself.
+    """
+    media = options.media or Path(dataset.card.media)
+    root = os.environ.get("DVC_ROOT")
+    return Path(root) / media if root and not media.exists() else media
 
 
 def stage_options(

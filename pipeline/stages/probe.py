@@ -1,9 +1,7 @@
 """Stage `probe`: test videos with their background, order or light changed; how often does the model's answer turn?"""
 
-import json
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from pipeline.data.labels import IGNORED
 from pipeline.device import num_workers
@@ -13,10 +11,10 @@ from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
 from pipeline.inference.proberesults import table_of, write_probe
 from pipeline.progress import Progress
-from pipeline.stages.layout import dataset_of, stage_options
+from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.stages.samples import read_samples
+from pipeline.stages.tracked import resumed_run
 from pipeline.stages.trained import trained_model
-from pipeline.tracking import Run, flatten, tracking_uri
 from pipeline.video.framestore import FrameStore
 from pipeline.view import features_key
 
@@ -24,6 +22,12 @@ from pipeline.view import features_key
 def main(argv: Sequence[str] | None = None) -> None:
     """Probe one training on test videos spread over the classes."""
     options = stage_options(__doc__, argv, task=True, stream=True, fold=True, seed=True)
+    with options.layout.writing(options.layout.probe(options.training)):
+        probe_one(options)
+
+
+def probe_one(options: StageOptions) -> None:
+    """Probe the training that the options name."""
     experiment, layout, view = options.experiment, options.layout, options.settings.view
     if experiment.probe is None:
         raise ConfigError(f"configs/{options.name}.yaml: probe is empty; expected e.g. probe: {{videos: 60}}")
@@ -66,10 +70,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         samples=experiment.evaluate.bootstrap_samples,
         seed=experiment.seed,
     )
-    facts = json.loads((training / "mlflow_run.json").read_text(encoding="utf-8"))
-    with Run.resume(facts["run_id"], tracking_uri(Path()), experiment=facts["experiment"], name=facts["name"]) as run:
-        run.log_metrics({f"probe/{name}": value for name, value in flatten({"changes": scores["changes"]}).items()})
-        run.log_file(layout.probe(options.training) / "contact_sheet.jpg")
+    with resumed_run(options, key) as run:
+        run.log_metrics({f"probe/{name}": change["flip_rate"] for name, change in scores["changes"].items()})
+        for file in ("probe.json", "contact_sheet.jpg"):
+            run.log_file(layout.probe(options.training) / file)
     print(f"probe: {options.name} {options.training}, {scores['videos']} videos, {scores['groups']} groups")
     print(table_of(scores))
 

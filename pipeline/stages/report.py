@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from pipeline.data.tables import read_videos
 from pipeline.discovery import printable
 from pipeline.errors import DataError
 from pipeline.evaluation.clip_metrics import confusion_matrix, per_class_table
+from pipeline.evaluation.headline import experiment_headline
 from pipeline.evaluation.pooling import between_trainings, class_probabilities, detection_table, label_indices
-from pipeline.files import without_nan, write_json, write_text
+from pipeline.files import without_nan, write_json, write_table, write_text
 from pipeline.reporting.figures import evaluation_figures
 from pipeline.reporting.numbers import Source
 from pipeline.reporting.report import Pooled, ReportData, render_report
 from pipeline.reporting.summary import LEVELS, Mistake, Training, confident_mistakes
+from pipeline.stages.aggregate import log_experiment
 from pipeline.stages.answers import alarms, mean_calibration, pooled, read_answers, read_scores, write_records
 from pipeline.stages.drawing import read_confusion, read_text_table
 from pipeline.stages.facts import data_facts, provenance
@@ -39,6 +42,14 @@ NUM_MISTAKES, STRIP_FRAMES = 8, 6
 def main(argv: Sequence[str] | None = None) -> None:
     """Write `metrics.json`, tables and figures (per task and stream, all folds together) and `report.html`."""
     options = stage_options(__doc__, argv)
+    with options.layout.writing(options.layout.root):
+        write_report(options)
+
+
+def write_report(options: StageOptions) -> None:
+    """Write the report of the options' experiment; what an earlier one wrote of other tasks and streams is removed."""
+    for name in ("tables", "figures"):
+        shutil.rmtree(options.layout.root / name, ignore_errors=True)
     experiment, layout = options.experiment, options.layout
     dataset = dataset_of(experiment)
     videos = read_videos(layout.videos)
@@ -65,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folds[task, stream] = [predictions for predictions, _ in tables[experiment.seed]]
         trainings += own
     write_json(layout.root / "metrics.json", scores)
+    write_json(layout.root / "scores.json", experiment_headline(scores))
     files = {path.relative_to(layout.root).as_posix(): read_scores(path) for path in checks(layout)}
     premium = layout.premium.relative_to(layout.root).as_posix()
     if not is_current(files.get(premium, {}), scores, experiment.seed):
@@ -101,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     )
     write_text(layout.root / "report.html", page)
+    log_experiment(options, dataset.card.title, experiment_headline(scores))
     print(printable(f"report: {layout.root / 'report.html'}"))
 
 
@@ -187,6 +200,12 @@ def pooled_files(
     matrix = confusion_matrix(labels[known], probs[known].argmax(axis=1), len(classes))
     write_records(folder / "per_class.csv", per_class_table(probs[known], labels[known], classes))
     write_records(folder / "confusion.csv", [dict(zip(classes, map(int, row), strict=True)) for row in matrix])
+    counts = [
+        [label, other, int(n)]
+        for label, row in zip(classes, matrix, strict=True)
+        for other, n in zip(classes, row, strict=True)
+    ]
+    write_table(layout.root / "confusion" / f"{name}.csv", ["label", "predicted", "count"], counts)
     per_class = read_text_table(folder / "per_class.csv")
     svgs = evaluation_figures(
         name,

@@ -1,16 +1,18 @@
 """The labelled features of one side of a fold, as training and evaluation take them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.config import TASKS
 from pipeline.data.cards import Dataset
 from pipeline.data.labels import IGNORED, class_index, frame_classes, frame_labels
-from pipeline.data.tables import Side, Video, read_csv, read_segments, read_splits, read_videos, video_ids
+from pipeline.data.tables import SIDES, Side, Video, read_csv, read_segments, read_splits, read_videos, video_ids
 from pipeline.discovery import printable
 from pipeline.errors import DataError, RejectedVideo
 from pipeline.features.store import FeatureStore, VideoFeatures
+from pipeline.models.modelspec import FoldVideo
 from pipeline.stages.layout import Layout, Scored
 
 
@@ -65,9 +67,7 @@ def read_samples(
     lost, without = 0, 0
     left_out: set[str] = set()
     for video in read_videos(layout.videos):
-        is_background = dataset.card.unlisted is not None and not video.label
-        labelled = bool(video.label) if task == "clip" else video.video_id in segmented or is_background
-        if video.video_id not in chosen or not labelled:
+        if video.video_id not in chosen or not _has_label(video, segmented, dataset, task):
             continue
         if video.video_id in undecodable:
             lost += 1
@@ -107,6 +107,30 @@ def read_samples(
             f"expected {'a label in videos.csv' if task == 'clip' else 'rows in segments.csv'}"
         )
     return samples
+
+
+def fold_videos(layout: Layout, dataset: Dataset, *, task: str, fold: int, is_finetuned: bool) -> list[FoldVideo]:
+    """The videos of a fold that a model of a task is trained, validated and tested on, in the table's order.
+
+    is_finetuned: its CNN was trained on the fold too, and so saw the labelled videos of both tasks. The same content
+    counts once, on the side that is nearest to training. Raises DataError for tables that cannot be used.
+    """
+    side = {row.video_id: row.split for row in read_splits(layout.splits) if row.fold == fold}
+    segmented = {segment.video_id for segment in read_segments(layout.segments)}
+    undecodable = undecodable_videos(layout)
+    tasks = TASKS if is_finetuned else (task,)
+    found: dict[str, FoldVideo] = {}
+    videos = [video for video in read_videos(layout.videos) if video.video_id in side.keys() - undecodable]
+    for video in sorted(videos, key=lambda video: SIDES.index(side[video.video_id])):
+        if any(_has_label(video, segmented, dataset, one) for one in tasks):
+            found.setdefault(video.sha256, FoldVideo(video.sha256, video.size_bytes, side[video.video_id]))
+    return list(found.values())
+
+
+def _has_label(video: Video, segmented: Collection[str], dataset: Dataset, task: str) -> bool:
+    if task == "clip":
+        return bool(video.label)
+    return video.video_id in segmented or (dataset.card.unlisted is not None and not video.label)
 
 
 def undecodable_videos(layout: Layout) -> set[str]:

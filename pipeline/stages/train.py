@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -16,16 +15,18 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.calibration import fit_calibration
 from pipeline.features.backbones import read_backbone
 from pipeline.features.store import FeatureStore
-from pipeline.files import explaining_full_disk, write_json, write_table
+from pipeline.files import content_hash, explaining_full_disk, write_json, write_table
 from pipeline.models.modelfolder import Model, ModelSpec, save_model
 from pipeline.models.recurrent import RecurrentClassifier
 from pipeline.reporting.timefigures import training_figures
 from pipeline.stages.figures import write_figures
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
-from pipeline.stages.provenance import run_tags
-from pipeline.stages.samples import Sample, labelled_answers, read_samples, task_classes
-from pipeline.tracking import Run, tracking_uri
-from pipeline.training.checkpoint import CheckpointSlot, tensor_digest
+from pipeline.stages.provenance import model_provenance, run_tags
+from pipeline.stages.samples import Sample, fold_videos, labelled_answers, read_samples, task_classes
+from pipeline.stages.tracked import training_run
+from pipeline.tracking import Run
+from pipeline.trackingmodel import MODEL_TAG
+from pipeline.training.checkpoint import CheckpointSlot, tensor_digest, training_identity
 from pipeline.training.distributed import World, process_group
 from pipeline.training.gradients import gradient_by_distance
 from pipeline.training.loop import TrainSettings, check, train
@@ -44,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     processes share each batch, and the first of them writes.
     """
     options = stage_options(__doc__, argv, task=True, stream=True, fold=True, seed=True)
-    with process_group(choose_device(options.runtime.device)) as world:
+    with (
+        process_group(choose_device(options.runtime.device)) as world,
+        options.layout.writing(options.layout.training(options.training)),
+    ):
         train_one(options, world)
 
 
@@ -101,15 +105,11 @@ def train_one(options: StageOptions, world: World) -> None:
     tags = run_tags(options, key)
     folder = layout.training(options.training)
     folder.mkdir(parents=True, exist_ok=True)
-    with Run.start(
-        options.name,
-        folder.name,
-        tags,
-        experiment.model_dump(mode="json"),
-        tracking_uri(Path()),
+    about = (
         f"{settings.cell} on {backbone.name} features ({options.stream}), {options.task} task of {dataset.card.title}, "
-        f"fold {options.fold}, seed {options.seed}",
-    ) as run:
+        f"fold {options.fold}, seed {options.seed}"
+    )
+    with training_run(options, tags, about, checkpoint.memory(training_identity(loop, identity))) as run:
         for split, samples in sides.items():
             run.log_dataset(pd.DataFrame([asdict(s.video) for s in samples]), str(layout.videos), split, split)
         history = fit(Progress(run, options, settings.epochs))
@@ -131,19 +131,22 @@ def train_one(options: StageOptions, world: World) -> None:
             view=stream.view,
             backbone=backbone.name,
             features_key=key,
-            provenance={**tags, "seed": options.seed, "config": experiment.model_dump(mode="json")},
+            provenance=model_provenance(options, tags),
             longest_steps=max(len(sample.features.values) for sample in sides["train"]),
         )
         model = calibrated(Model(spec, network), sides["val"])
+        is_finetuned = stream.finetune is not None
+        fold = fold_videos(layout, dataset, task=options.task, fold=options.fold, is_finetuned=is_finetuned)
         with explaining_full_disk(folder / "model"):
-            save_model(folder / "model", model, backbone_file)
+            save_model(folder / "model", model, backbone_file, fold)
         by_distance = {name: norms.numpy() for name, norms in reach.items()}
         svgs = training_figures(folder.name, pd.DataFrame(history), by_distance)
         run.log_folder(write_figures(folder / "figures", svgs), "figures")
         run.log_dict(experiment.model_dump(mode="json"), "config.yaml")
+        run.set_tags({MODEL_TAG: content_hash(folder / "model" / "model.yaml")})
         run.log_model(folder / "model", epoch=int(best["epoch"]))
-        facts = {"run_id": run.run_id, "experiment": options.name, "name": folder.name}
-        write_json(folder / "mlflow_run.json", facts)
+        run.log_metrics({f"best_{name}": best[name] for name in ("epoch", "val_loss", "val_score")}, int(best["epoch"]))
+        write_json(folder / "mlflow_run.json", run.facts)
     checkpoint.remove()
     print(
         f"train: {options.name} {folder.name}: {len(sides['train'])} videos, {len(history)} epochs, best epoch "

@@ -20,10 +20,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline.errors import TrainingError
-from pipeline.files import replacing
+from pipeline.files import replacing, sweep
 
 FORMAT = 1
 KEEP_DAYS = 30
+MEMORY_SUFFIX = ".run.jsonl"
 MODULE, OPTIMIZER, GENERATOR = "module", "optimizer", "generator"
 CPU, CUDA = "default/cpu", "default/cuda:"  # torch's own generators, beside those with a name
 ADVICE = "delete it to train from the beginning"
@@ -176,6 +177,11 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> Checkpoint | Non
     return Checkpoint(path, document["values"], tensors, document)
 
 
+def training_identity(settings: object, data: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a training this one: its settings, and what makes the data this data."""
+    return {"settings": vars(settings), "data": dict(data)}
+
+
 class CheckpointSlot:
     """Where a training's states are kept: `NAME-<digest>.safetensors` for each set of settings and data.
 
@@ -194,11 +200,17 @@ class CheckpointSlot:
         self._used = self._path.with_name(f"{self._path.stem}-{digest}{self._path.suffix}")
         return self._used
 
+    def memory(self, identity: Mapping[str, Any]) -> Path:
+        """The file beside it that names the training's MLflow run."""
+        return self.file(identity).with_suffix(MEMORY_SUFFIX)
+
     def remove(self) -> None:
-        """Delete the file that was used, the training having ended, and those that nobody came back to for long."""
+        """Delete the files that were used, the training having ended, and those that nobody came back to for long."""
         if self._used is not None:
             self._used.unlink(missing_ok=True)
-        for file in self._path.parent.glob(f"{glob.escape(self._path.stem)}-*{self._path.suffix}"):
+            self._used.with_suffix(MEMORY_SUFFIX).unlink(missing_ok=True)
+        sweep(self._path.parent)
+        for file in self._path.parent.glob(f"{glob.escape(self._path.stem)}-*"):
             with suppress(FileNotFoundError):
                 if time.time() - file.stat().st_mtime > KEEP_DAYS * 86_400:
                     file.unlink()

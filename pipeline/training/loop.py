@@ -14,7 +14,7 @@ from torch.nn import functional
 from pipeline.data.labels import IGNORED
 from pipeline.errors import TrainingError
 from pipeline.models.recurrent import BLOCK_STEPS, Lanes, RecurrentClassifier, Steps
-from pipeline.training.checkpoint import CheckpointSlot, save_checkpoint, unfinished
+from pipeline.training.checkpoint import CheckpointSlot, save_checkpoint, training_identity, unfinished
 from pipeline.training.distributed import World
 from pipeline.training.schedule import Schedule, schedule
 from pipeline.training.seeds import seed_everything
@@ -110,7 +110,7 @@ def train(
     learner = Learner(network, training, view, settings, world)
     examiner = Examiner(network, validation, view, settings.task, world)
     generator = torch.Generator().manual_seed(settings.seed)
-    identity = {"settings": vars(settings), "data": dict(identity or {})}
+    identity = training_identity(settings, identity or {})
     best = copy.deepcopy(network.state_dict())
     best_loss, best_epoch = math.inf, 0
     history: list[dict[str, float]] = []

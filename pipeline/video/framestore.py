@@ -128,6 +128,10 @@ class FrameStore:
                 path = self._path(sha256, MEDIA)
                 raise StoreError(f"{path}: cannot be decoded as it was stored ({one_line(error)}); {ADVICE}") from error
 
+    def checksum(self, sha256: str) -> str:
+        """SHA-256 of an entry's record, which holds that of its frames; raises StoreError when there is no entry."""
+        return _text_checksum(asdict(self._record(sha256)))
+
     def info(self, sha256: str) -> StoredInfo:
         """Number, size and verdict of a video's frames; raises StoreError when there is no such entry."""
         return self._record(sha256).info

@@ -1,5 +1,6 @@
 """`dvc repro` from an empty repository, on the toy: what runs, what does not run again, and what MLflow holds."""
 
+import hashlib
 import json
 import os
 import re
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
-from pipeline.metricnames import clean_names, flatten
+from pipeline.evaluation.headline import experiment_headline, headline_scores, main_score
+from pipeline.metricnames import flatten
+from pipeline.stages.tracked import canonical_sha256
 from tests.conftest import ROOT, make_toy, write_toy_video
 from tests.conftest import run_command as run
 
@@ -24,11 +28,13 @@ def repository(tmp_path_factory) -> Path:
     for name in ("pipeline", "configs", "datasets"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", root)
-    shutil.copy(ROOT / ".gitignore", root)
+    shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
+    for name in (".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, root / name)
     make_toy(root)
     run(root, "lrcn", "select", "toy")
     run(root, "git", "init", "--quiet")
-    run(root, "dvc", "init", "--quiet")
+    run(root, "dvc", "init", "--quiet", "--force")
     run(root, "git", "add", "--all")
     run(root, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", "start")
     return root
@@ -49,7 +55,7 @@ flow:
   weight: 0.5
 """
 ALL = [
-    "index@toy", "decode@toy", "audit@toy", "finetune@toy-shared", "extract@toy-shared",
+    "code", "index@toy", "decode@toy", "audit@toy", "finetune@toy-shared", "extract@toy-shared",
     "train@toy-clip-rgb-fold1-seed0",
     "train@toy-frame-rgb-fold1-seed0", "evaluate@toy-clip-rgb-fold1-seed0", "evaluate@toy-frame-rgb-fold1-seed0",
     "report@toy",
@@ -74,49 +80,65 @@ def test_the_model_learned_the_direction(built):
     assert scores["clip"]["rgb"]["test"]["video"]["top1"] == 1.0
     assert scores["clip"]["rgb"]["reversed_opposite"] == 1.0
     shown = run(built, "dvc", "metrics", "show", "--json")
-    assert "artifacts/toy/metrics.json" in shown
+    assert "artifacts/toy/scores.json" in shown
 
 
 def test_dvc_mlflow_and_the_page_show_the_same_scores_and_figures(built):
     text = run(built, "dvc", "metrics", "show", "--json")
     shown = json.loads(text[text.index("{") : text.rindex("}") + 1])[""]["data"]
+    headline = shown["artifacts/toy/scores.json"]["data"]
+    page = (built / "artifacts/toy/report.html").read_text()
     run(built, "dvc", "plots", "show", "--out", "plots")
     plotted = (built / "plots/index.html").read_text()
-    page = (built / "artifacts/toy/report.html").read_text()
+    everything = json.loads((built / "artifacts/toy/metrics.json").read_text())
+    assert shown == {"artifacts/toy/scores.json": {"data": experiment_headline(everything)}}
+    for figure in built.glob("artifacts/toy/figures/*/*.svg"):
+        svg = figure.read_text()
+        assert svg.strip() in page
+        copy = "workspace_" + "_".join(figure.relative_to(built).parts)
+        assert (built / "plots/static" / copy).read_text() == svg
+        assert f'src="static/{copy}"' in plotted
+    parent = mlflow_run(built, json.loads((built / "artifacts/toy/mlflow_run.json").read_text())["run_id"])
+    assert parent["metrics"] == flatten(headline)
+    files = built / "mlruns/toy" / parent["run_id"] / "artifacts"
+    for file in ("metrics.json", "scores.json", "report.html"):
+        assert (files / file).read_bytes() == (built / "artifacts/toy" / file).read_bytes()
+    table = json.loads((files / "trainings.json").read_text())
+    trainings = {row["name"]: row for row in (dict(zip(table["columns"], row, strict=True)) for row in table["data"])}
+    lock = yaml.safe_load((built / "dvc.lock").read_text())["stages"]
     for name in ("clip-rgb-fold1-seed0", "frame-rgb-fold1-seed0"):
-        file = f"artifacts/toy/evaluations/{name}/metrics.json"
-        scores = json.loads((built / file).read_text())
-        assert shown[file]["data"] == defined(scores)
-        run_id = json.loads((built / f"artifacts/toy/trainings/{name}/mlflow_run.json").read_text())["run_id"]
-        logged = mlflow_run(built, run_id)
-        flat = {key: value for key, value in flatten(scores).items() if isinstance(value, int | float | None)}
-        assert len(flat) > 30
-        names = clean_names(flat)
-        for key, value in flat.items():
-            if value is None:
-                assert names[key] in logged["tags"]["metrics.not_finite"].split(", ")
-            else:
-                assert logged["metrics"][names[key]] == value
+        task = name.split("-")[0]
+        facts = json.loads((built / f"artifacts/toy/trainings/{name}/mlflow_run.json").read_text())
+        scores = json.loads((built / f"artifacts/toy/evaluations/{name}/metrics.json").read_text())
+        logged = mlflow_run(built, facts["run_id"])
+        own = {key: value for key, value in logged["metrics"].items() if not key.startswith("system/")}
+        expected = {f"test/{key}": value for key, value in headline_scores(task, scores).items()}
+        curves = {"train_loss", "val_loss", "val_score", "lr", "grad_norm", "best_epoch", "best_val_loss"}
+        assert own.keys() - expected.keys() == {*curves, "best_val_score"}
+        assert {key: own[key] for key in expected} == expected
+        score = expected[f"test/{main_score(task)}"]
+        assert score == headline[task]["rgb"][main_score(task)]  # of one fold and seed
+        assert trainings[name]["run_id"] == facts["run_id"]
+        assert trainings[name]["score"] == pytest.approx(score, abs=1e-9)
+        tags = logged["tags"]
+        assert (tags["mlflow.parentRunId"], tags["lrcn.kind"]) == (parent["run_id"], "training")
+        assert (tags["lrcn.key"], tags["mlflow.runName"]) == (facts["key"], name)
+        description = (built / f"artifacts/toy/trainings/{name}/model/model.yaml").read_bytes()
+        assert tags["model.sha256"] == hashlib.sha256(description).hexdigest()
+        assert tags["dvc.lock.sha256"] == canonical_sha256(lock[f"train@toy-{name}"])
+        files = built / "mlruns/toy" / facts["run_id"] / "artifacts"
+        evaluation = built / f"artifacts/toy/evaluations/{name}"
+        assert (files / "metrics.json").read_bytes() == (evaluation / "metrics.json").read_bytes()
         drawn = [*built.glob(f"artifacts/toy/*/{name}/figures/*.svg")]
         assert {"ladder", "confusion", "calibration", "curves", "gradients"} <= {figure.stem for figure in drawn}
         for figure in drawn:
             svg = figure.read_text()
             assert svg.strip() in page
-            assert (built / f"mlruns/toy/{run_id}/artifacts/figures/{figure.name}").read_text() == svg
-            copy = "workspace_" + "_".join(figure.relative_to(built).parts)
-            assert (built / "plots/static" / copy).read_text() == svg
-            assert f'src="static/{copy}"' in plotted
-
-
-def defined(values: object) -> object:
-    """Without what is null, which DVC does not show."""
-    if not isinstance(values, dict):
-        return values
-    return {key: defined(value) for key, value in values.items() if value is not None}
+            assert (files / "figures" / figure.name).read_text() == svg
 
 
 def mlflow_run(root: Path, run_id: str) -> dict:
-    """Metrics and tags of a run, read by a process of its own."""
+    """Id, metrics and tags of a run, read by a process of its own."""
     return json.loads(
         run(
             root,
@@ -126,7 +148,7 @@ def mlflow_run(root: Path, run_id: str) -> dict:
             "-c",
             "import json, mlflow\n"
             f"data = mlflow.MlflowClient('sqlite:///mlflow.db').get_run('{run_id}').data\n"
-            "print(json.dumps({'metrics': data.metrics, 'tags': data.tags}))",
+            f"print(json.dumps({{'run_id': '{run_id}', 'metrics': data.metrics, 'tags': data.tags}}))",
         ).splitlines()[-1]
     )
 
@@ -213,10 +235,10 @@ def test_the_run_says_what_was_trained_on_what(built):
     assert re.fullmatch("[0-9a-f]{64}", tags["videos.sha256"])
     assert (tags["fold"], tags["stream"], tags["seed"]) == ("1", "rgb", "0")
     assert found["params"]["train.frame.hidden_size"] == "32"
-    assert found["metrics"]["test/frame/acc"] >= 0.9
+    assert found["metrics"]["test/acc"] >= 0.9
     assert found["epochs"] >= 5
     assert found["inputs"] == ["train", "val"]
-    assert {"figures", "per_class.json", "config.yaml"} <= set(found["files"])
+    assert {"figures", "per_class.json", "config.yaml", "metrics.json", "predictions.csv"} <= set(found["files"])
 
 
 def test_the_logged_model_predicts_in_another_process(built):

@@ -1,7 +1,9 @@
 """dvc.yaml lists everything a stage reads: DVC does not look into imports."""
 
-import ast
-from collections.abc import Iterator
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,90 +11,90 @@ import pytest
 import yaml
 
 from pipeline.config import Experiment, load_experiment, parse
-from pipeline.errors import ConfigError
-from pipeline.stages import select
+from pipeline.errors import ConfigError, LrcnError
+from pipeline.stages import code, select
 from pipeline.stages.select import EXPERIMENTS, stage_rows
 
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
-def module_file(name: str) -> Path | None:
-    base = ROOT.joinpath(*name.split("."))
-    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
-
-
-def running_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """As ast.walk, without what only type checkers read."""
-    yield node
-    for child in ast.iter_child_nodes(node):
-        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
-            yield from running_nodes(child)
-
-
-def import_closure(entry: str) -> set[str]:
-    """Files under pipeline/ that importing `entry` reads, found by parsing, not by running."""
-    todo, seen = [entry], set()
-    while todo:
-        name = todo.pop()
-        path = module_file(name)
-        if path is None or path in seen:
-            continue
-        seen.add(path)
-        parent = name.rpartition(".")[0]
-        todo += [parent] if parent else []
-        for node in running_nodes(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                assert node.level == 0, f"{path}: relative import; this test cannot follow it"
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            else:
-                continue
-            todo += [name for name in names if name.split(".")[0] == "pipeline"]
-    return {path.relative_to(ROOT).as_posix() for path in seen if path.stat().st_size}
-
-
-def entry_of(stage: str) -> str:
-    command, name = STAGES[stage]["do"]["cmd"].split()[:2]
-    assert (command, name) == ("lrcn", stage)
-    return f"pipeline.stages.{name}"
-
-
-def code_deps(stage: str) -> set[str]:
-    return {dep for dep in STAGES[stage]["do"]["deps"] if dep.startswith("pipeline/")}
-
-
-def other_files(stage: str) -> set[str]:
-    """Files of the package that are read without being imported."""
-    page = {f"pipeline/reporting/report.{ending}" for ending in ("html", "css", "js")}
-    files = {"train": {"pipeline/serving.py"}, "report": page}
-    return files.get(stage, set())
+def body(stage: str) -> dict[str, Any]:
+    """What a stage says of each of its runs."""
+    return STAGES[stage].get("do", STAGES[stage])
 
 
 def test_the_stages_are_there():
+    assert list(STAGES) == ["code", *code.STAGES]
     names = ["index", "decode", "audit", "finetune", "extract", "train", "evaluate", "probe", "fuse", "report"]
-    assert list(STAGES) == names
+    assert list(code.STAGES) == names
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_stage_lists_the_code_it_runs(stage):
-    needed = import_closure(entry_of(stage)) | other_files(stage)
-    missing, stale = needed - code_deps(stage), code_deps(stage) - needed
-    assert not missing, f"stage {stage!r} in dvc.yaml lacks deps: {sorted(missing)}"
-    assert not stale, f"stage {stage!r} in dvc.yaml lists deps it does not import: {sorted(stale)}"
+def test_a_stage_is_a_command_and_depends_on_its_code(stage):
+    assert body(stage)["cmd"].split()[:2] == ["lrcn", stage]
+    of_code = [dep for dep in body(stage)["deps"] if dep.startswith(("pipeline", "artifacts/code/"))]
+    assert of_code == (["pipeline"] if stage == "code" else [f"artifacts/code/{stage}.csv"])
+    if stage == "code":
+        assert body(stage)["outs"] == [(code.TABLES / f"{name}.csv").as_posix() for name in code.STAGES]
+
+
+@pytest.mark.slow
+def test_the_table_of_a_stage_has_what_python_loads():
+    """Parsing finds what importing finds, and what a stage imports later, inside its functions."""
+    script = (
+        "import sys, pipeline.stages.train\n"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'pipeline'), sep='\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    loaded = {Path(file).relative_to(ROOT).as_posix() for file in done.stdout.split() if Path(file).stat().st_size}
+    assert loaded <= set(code.code_of(ROOT, "train"))
 
 
 def test_the_closure_follows_imports():
-    closure = import_closure("pipeline.stages.decode")
-    assert {"pipeline/video/reader.py", "pipeline/view.py", "pipeline/errors.py"} <= closure
+    closure = code.import_closure(ROOT, "pipeline.stages.decode")
+    assert {"pipeline/video/reader.py", "pipeline/view.py", "pipeline/errors.py", "pipeline/__init__.py"} <= closure
     assert "pipeline/tracking.py" not in closure
+    assert set(code.PAGE) <= set(code.code_of(ROOT, "report"))
+    assert {"pipeline/serving.py", "pipeline/tracking.py"} <= set(code.code_of(ROOT, "train"))
+    for stage in code.STAGES:
+        assert all((ROOT / file).is_file() for file in code.code_of(ROOT, stage))
+
+
+def test_code_that_cannot_be_followed(tmp_path):
+    module = tmp_path / "pipeline/stages/x.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("import os\nfrom . import y\n")
+    with pytest.raises(LrcnError, match=r"pipeline/stages/x\.py, line 2: a relative import; expected from pipeline"):
+        code.import_closure(tmp_path, "pipeline.stages.x")
+    module.write_text("def f(:\n")
+    with pytest.raises(LrcnError, match=r"pipeline/stages/x\.py, line 1: invalid syntax; expected Python code"):
+        code.import_closure(tmp_path, "pipeline.stages.x")
+
+
+def test_a_change_reaches_the_tables_of_the_stages_that_import_it(tmp_path, monkeypatch, capsys):
+    shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.chdir(tmp_path)
+
+    def tables() -> dict[str, bytes]:
+        code.main([])
+        return {name: (code.TABLES / f"{name}.csv").read_bytes() for name in code.STAGES}
+
+    before = tables()
+    for file in (Path("pipeline/training/loop.py"), Path("pipeline/inference/ending.py")):  # the second is of no stage
+        file.write_text(file.read_text() + "# another line\n")
+    after = tables()
+    assert [name for name in code.STAGES if before[name] != after[name]] == ["train"]
+    assert "files in 10 stages; see artifacts/code" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("entry", ["stages.decode", "inference.check", "inference.extract", "video.worker"])
 def test_what_reads_files_cannot_open_an_address(entry):
     """Protocols of networks are named in one module, which the decoding processes of files do not have."""
-    closure = import_closure(f"pipeline.{entry}")
+    closure = code.import_closure(ROOT, f"pipeline.{entry}")
     assert "pipeline/video/limits.py" in closure
     assert not {"pipeline/video/live.py", "pipeline/video/liveworker.py", "pipeline/video/feed.py"} & closure
 
@@ -125,13 +127,13 @@ def fill(text: str, key: str, row: dict[str, Any]) -> str:
     return text
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", code.STAGES)
 def test_every_parameter_of_a_stage_exists(stage):
     assert len(EXPERIMENT_VALUES) >= 8
     checked = 0
     for experiment, values in EXPERIMENT_VALUES.items():
         for key, row in rows_of(stage, values).items():
-            for entry in STAGES[stage]["do"]["params"]:
+            for entry in body(stage).get("params", []):
                 ((file, keys),) = entry.items()
                 assert fill(file, key, row) == "configs/x.yaml"
                 for wanted in keys or []:
@@ -143,24 +145,24 @@ def test_every_parameter_of_a_stage_exists(stage):
     assert checked or stage == "report"  # which depends on all of the file
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", code.STAGES)
 def test_a_row_gives_the_command_and_files_of_its_name(stage):
     for values in EXPERIMENT_VALUES.values():
         outs = set()
         rows = rows_of(stage, values)
         for key, row in rows.items():
-            name = fill(STAGES[stage]["do"]["cmd"], key, row)
+            name = fill(body(stage)["cmd"], key, row)
             assert name.startswith(f"lrcn {stage} --config configs/x.yaml")
             own = {fill(next(iter(out)) if isinstance(out, dict) else out, key, row) for out in outputs(stage)}
             assert outs.isdisjoint(own)
             outs |= own
-            for dep in STAGES[stage]["do"]["deps"]:
+            for dep in body(stage)["deps"]:
                 fill(dep, key, row)
         assert len(outs) == len(rows) * len(outputs(stage))
 
 
 def outputs(stage: str) -> list[Any]:
-    return [out for kind in ("outs", "metrics", "plots") for out in STAGES[stage]["do"].get(kind, [])]
+    return [out for kind in ("outs", "metrics", "plots") for out in body(stage).get(kind, [])]
 
 
 def test_the_rows_of_two_streams_and_two_seeds():
@@ -204,7 +206,7 @@ def test_one_more_seed_changes_no_row_that_was_there():
         assert rows.items() <= after[kind].items()
     assert after["probes"] == before["probes"]
     assert len(after["trainings"]) == len(before["trainings"]) * 3 // 2
-    reads = {stage: str(STAGES[stage]["do"]["params"]) for stage in STAGES}
+    reads = {stage: str(body(stage).get("params", [])) for stage in STAGES}
     assert not [stage for stage, params in reads.items() if "num_seeds" in params]
 
 
@@ -247,5 +249,52 @@ def test_outputs_lie_where_the_code_writes_them():
     from pipeline.stages.layout import Layout
 
     layout = Layout("${key}")
-    outs = {str(next(iter(out)) if isinstance(out, dict) else out) for out in STAGES["index"]["do"]["outs"]}
+    outs = {str(next(iter(out)) if isinstance(out, dict) else out) for out in body("index")["outs"]}
     assert outs == {str(path) for path in (layout.videos, layout.segments, layout.splits, layout.audit)}
+    table = {"decode": layout.frames_table, "extract": layout.features_table("${item.representation}")}
+    for stage, path in table.items():
+        assert str(path).replace("${key}", KEYS[stage]) in map(name_of, body(stage)["outs"])
+
+
+KEYS = {"decode": "${key}", "extract": "${item.experiment}"}
+
+
+def name_of(entry: Any) -> str:
+    return str(next(iter(entry)) if isinstance(entry, dict) else entry)
+
+
+def test_the_headline_is_the_only_metric():
+    """Each number of a metrics file is a column of `dvc exp show`."""
+    metrics = {stage: body(stage)["metrics"] for stage in STAGES if "metrics" in body(stage)}
+    assert metrics == {"report": ["artifacts/${key}/scores.json"]}
+
+
+def test_no_stage_depends_on_a_store_but_on_its_table():
+    """DVC looks at every file of a folder for each stage that depends on it; only the stage that fills it has to."""
+    stores = {"artifacts/${key}/frames", "artifacts/${item.experiment}/frames"}
+    stores.add("artifacts/${item.experiment}/features/${item.representation}")
+    written = {name_of(out) for stage in STAGES for out in outputs(stage)}
+    assert written & stores == stores - {"artifacts/${item.experiment}/frames"}
+    for stage in STAGES:
+        assert stores.isdisjoint(body(stage)["deps"]), stage
+
+
+def test_every_output_is_cached_so_that_a_clone_can_pull_it():
+    """One that is not would also keep its stage out of DVC's run cache."""
+    for stage in STAGES:
+        for out in outputs(stage):
+            assert not isinstance(out, dict) or "cache" not in next(iter(out.values())), f"{stage}: {out}"
+
+
+def test_plots_have_templates_that_are_there():
+    from dvc_render.vega_templates import TEMPLATES
+
+    known = {template.DEFAULT_NAME for template in TEMPLATES} | {path.stem for path in ROOT.glob(".dvc/plots/*.json")}
+    used = {
+        next(iter(plot.values())).get("template", "linear")
+        for stage in STAGES
+        for plot in body(stage).get("plots", [])
+        if isinstance(plot, dict)
+    }
+    assert used == {"linear", "confusion_counts"}
+    assert used <= known

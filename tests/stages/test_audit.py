@@ -13,7 +13,7 @@ from pipeline.errors import DataError, LeakError
 from pipeline.stages import results
 from pipeline.stages.answers import headline
 from pipeline.stages.layout import Layout
-from pipeline.stages.leaks import leak_counts, leaks_in_words
+from pipeline.stages.leaks import is_published, leak_counts, leaks_in_words
 from pipeline.synthetic import write_video
 from pipeline.video.reader import VideoReader, i420_to_rgb
 from tests.conftest import run_stage
@@ -157,6 +157,9 @@ def test_leaks_are_counted_by_fold(tmp_path, monkeypatch):
     assert leak_counts(layout, [1]) == {"group": 2, "content": 0, "pictures": 0}
     assert leak_counts(layout, [2, 3]) == {"group": 0, "content": 1, "pictures": 1}
     assert leaks_in_words(leak_counts(layout, [4])) == ""
+    for published in (True, False):
+        layout.leaks.write_text(json.dumps({"published": published, "leaks": found}))
+        assert is_published(layout) == published
 
 
 def test_a_copy_of_the_same_bytes_is_allowed_by_the_configuration_or_by_hand(toy, capsys):

@@ -362,6 +362,34 @@ def test_torchrun_spreads_end_to_end_training_and_one_process_writes(toy):
         assert float(two["val_loss"]) == pytest.approx(float(one["val_loss"]), abs=0.005)
 
 
+def test_the_table_of_a_store_tells_every_change_of_what_is_in_it(toy):
+    """Later stages depend on the tables alone."""
+    features = ARTIFACTS / "features/shared"
+    store = FeatureStore(features, None)
+    table = rows(ARTIFACTS / "features/shared.csv")
+    assert table == [{"sha256": sha256, "checksum": store.checksum(sha256)} for sha256 in store.entries()]
+    assert len({row["checksum"] for row in table}) == 60
+    frames = {row["sha256"]: row["checksum"] for row in rows(ARTIFACTS / "frames.csv")}
+    assert sorted(frames) == [row["sha256"] for row in table]
+    tables = [ARTIFACTS / "frames.csv", ARTIFACTS / "features/shared.csv"]
+    before = [path.read_bytes() for path in tables]
+    first = table[0]["sha256"]
+    (ARTIFACTS / f"frames/{first}.mkv").unlink()
+    (features / f"{first}.safetensors").unlink()
+    for stage in ("decode", "extract"):
+        run_stage(stage)
+    assert [path.read_bytes() for path in tables] == before  # rebuilt, the same bytes
+    record = ARTIFACTS / f"frames/{first}.json"
+    written = json.loads(record.read_text())
+    assert frames[first] == written["record_checksum"]
+    config = Path("configs/toy.yaml")
+    config.write_text(config.read_text().replace("fps: 10.0", "fps: 5.0"))
+    for stage in ("decode", "extract"):
+        run_stage(stage)
+    for path, text in zip(tables, before, strict=True):
+        assert not set(path.read_bytes().splitlines()[1:]) & set(text.splitlines())
+
+
 def test_footage_is_the_stored_frames_of_clips_and_segments(toy):
     from pipeline.stages.footage import labelled_footage
     from pipeline.stages.layout import stage_options
@@ -532,3 +560,14 @@ def test_a_video_that_failed_for_a_passing_reason_is_decoded_again(toy, capsys):
     run_stage("decode")
     assert "decode: 1 of 60 videos decoded" in capsys.readouterr().out
     assert (Path("artifacts/toy/frames") / f"{video.sha256}.mkv").read_bytes() == expected
+
+
+def test_a_report_leaves_nothing_of_an_older_one(toy):
+    """As of a stream that the experiment no longer has; DVC removes it before the stage, a run by hand does not."""
+    for name in ("tables/clip-flow/per_class.csv", "figures/clip-flow/ladder.svg"):
+        (ARTIFACTS / name).parent.mkdir()
+        (ARTIFACTS / name).write_text("old")
+    run_stage("report")
+    assert [path.name for name in ("tables", "figures") for path in sorted((ARTIFACTS / name).iterdir())] == [
+        "clip-rgb", "frame-rgb", "clip-rgb", "frame-rgb",
+    ]  # fmt: skip

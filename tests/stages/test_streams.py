@@ -248,7 +248,8 @@ def test_a_fusion_made_again_stays_one_run_until_its_settings_change(streams, tm
         shutil.rmtree(EVALUATIONS / "clip-fused-fold1-seed0")  # as DVC does
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name("toy").experiment_id
-    (run,) = client.search_runs([experiment])
+    fusions = "tags.`lrcn.kind` = 'fusion'"
+    (run,) = client.search_runs([experiment], fusions)
     assert (run.info.run_name, run.info.status) == ("clip-fused-fold1-seed0", "FINISHED")
     assert run.data.params["flow.weight"] == "validation"
     config = Path("configs/toy.yaml")
@@ -257,10 +258,13 @@ def test_a_fusion_made_again_stays_one_run_until_its_settings_change(streams, tm
     run_stage("fuse", "--task", "clip")  # leaves no run, and forgets none
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     run_stage("fuse", "--task", "clip")
-    newer, older = client.search_runs([experiment], order_by=["start_time DESC"])
+    newer, older = client.search_runs([experiment], fusions, order_by=["start_time DESC"])
     assert older.info.run_id == run.info.run_id
     assert newer.data.params["flow.weight"] == "0.25"
-    assert newer.data.metrics["fusion/flow_weight"] == 0.25
+    (parent,) = client.search_runs([experiment], "tags.`lrcn.kind` = 'experiment'")
+    assert {one.data.tags["mlflow.parentRunId"] for one in (newer, older)} == {parent.info.run_id}
+    file = Path(newer.info.artifact_uri.removeprefix("file://")) / "metrics.json"
+    assert json.loads(file.read_text())["fusion"]["flow_weight"] == 0.25
 
 
 @pytest.mark.slow

@@ -96,3 +96,49 @@ def test_how_far_the_gradients_reach_is_written(built_toy):
     assert [int(row["distance_steps"]) for row in rows] == list(range(len(rows)))
     assert all(float(row["before_training"]) > 0 and float(row["after_training"]) > 0 for row in rows)
     assert float(rows[-1]["before_training"]) < float(rows[0]["before_training"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
+def test_a_killed_training_goes_on_in_its_mlflow_run(toy, monkeypatch):
+    """The server is away until after the kill; the curve is whole, and every epoch is on it once."""
+    import mlflow
+
+    from pipeline.trackingunsent import deliver_unsent
+
+    configure(LONG)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    slow = (
+        "import sys, time; from pipeline.training import loop; loop.CHECKPOINT_SECONDS = 0.5\n"
+        "whole = loop.Examiner.examine\n"
+        "def examine(self):\n    time.sleep(0.1); return whole(self)\n"
+        "loop.Examiner.examine = examine\n"
+        "from pipeline.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = [sys.executable, "-c", slow, *COMMAND[4:], "--task", "clip"]
+    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(CHECKPOINTS.glob("clip-rgb-fold1-seed0-*.safetensors")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (waiting,) = Path("mlruns_unsent").iterdir()
+    uri = f"sqlite:///{Path.cwd()}/mlflow.db"
+    assert "delivered" in deliver_unsent(Path("mlruns_unsent"), uri)[-1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = mlflow.MlflowClient(uri)
+    trainings = [client.get_experiment_by_name("toy").experiment_id], "tags.`lrcn.kind` = 'training'"
+    (found,) = client.search_runs(*trainings)
+    assert (found.info.status, found.data.tags["lrcn.key"]) == ("KILLED", waiting.name)
+    before = client.get_metric_history(found.info.run_id, "val_loss")
+    assert before
+    run_stage("train", "--task", "clip")
+    (run,) = client.search_runs(*trainings)
+    assert (run.info.run_id, run.info.status) == (found.info.run_id, "FINISHED")
+    curve = client.get_metric_history(run.info.run_id, "val_loss")
+    assert [point.step for point in curve] == list(range(1, 61))
+    assert [point.timestamp for point in curve[: len(before)]] == [point.timestamp for point in before]
+    assert [point.value for point in curve] == pytest.approx([float(row["val_loss"]) for row in history()])
+    assert not list(CHECKPOINTS.iterdir())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import TrainingError
-from pipeline.training.checkpoint import load_checkpoint, save_checkpoint, tensor_digest
+from pipeline.training.checkpoint import CheckpointSlot, load_checkpoint, save_checkpoint, tensor_digest
 
 IDENTITY = {"settings": {"lr": 0.1, "seed": 0}, "data": {"train": "ab" * 32}}
 
@@ -204,3 +204,13 @@ def test_a_gpus_state_comes_back(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(4, device="cuda"), drawn)
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
     assert all(state["exp_avg"].is_cuda for state in other_optimizer.state.values())
+
+
+def test_a_training_that_ended_leaves_nothing(tmp_path: Path) -> None:
+    """Of itself, and of one that was killed while it saved; another's checkpoint stays."""
+    slot = CheckpointSlot(tmp_path / "clip.safetensors")
+    slot.file(IDENTITY).write_bytes(b"state")
+    (tmp_path / f".clip.{'0' * 32}.tmp").write_bytes(b"half")
+    (tmp_path / "frame-0123456789abcdef.safetensors").write_bytes(b"state")
+    slot.remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["frame-0123456789abcdef.safetensors"]

@@ -104,6 +104,18 @@ def test_a_second_writer_is_told_at_once_who_the_first_is(tmp_path):
         assert names(folder) == [LOCK_NAME]
 
 
+def test_a_lock_may_lie_outside_of_its_folder(tmp_path):
+    folder, lock = tmp_path / "results", tmp_path / "locks/results"
+    folder.mkdir()
+    (folder / f".a.txt.{uuid.uuid4().hex}.tmp").write_bytes(b"half a file")
+    with locked(folder, lock=lock):
+        assert names(folder) == []
+        assert lock.read_text().startswith(f"process {os.getpid()} on ")
+        with pytest.raises(StoreError, match=rf"results: process {os.getpid()} on .+ is writing there"):
+            locked(folder, lock=lock).__enter__()
+    assert names(lock.parent) == []
+
+
 def test_a_lock_dies_with_its_process_and_not_with_its_children(tmp_path):
     """Mutant: an inheritable descriptor keeps the folder locked until the sleeper ends."""
     script = (

@@ -1,8 +1,11 @@
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from pipeline.config import Experiment, parse
 from pipeline.errors import ConfigError
-from pipeline.stages.layout import Layout, representation, stage_options, training_name
+from pipeline.stages.layout import Layout, media_folder, representation, stage_options, training_name
 
 SETTINGS = {"epochs": 2, "frames_per_video": 2}
 EXPERIMENT = {
@@ -80,3 +83,20 @@ def test_a_stream_that_is_not_there(tmp_path) -> None:
     options = stage_options("", ["--config", str(path), "--stream", "flow"], stream=True)
     with pytest.raises(ConfigError, match="flow is empty"):
         print(options.settings)
+
+
+def test_media_of_a_stage_that_runs_in_a_copy_of_the_repository(tmp_path, monkeypatch) -> None:
+    """As `dvc exp run --temp` does: what git ignores is not in the copy, and DVC_ROOT names the repository."""
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "repository/media/toy").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "copy")
+    options = SimpleNamespace(media=None)
+    dataset = SimpleNamespace(card=SimpleNamespace(media="media/toy"))
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    assert media_folder(options, dataset) == Path("media/toy")  # missing: whoever reads it says so
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "repository"))
+    assert media_folder(options, dataset) == tmp_path / "repository/media/toy"
+    Path("media/toy").mkdir(parents=True)
+    assert media_folder(options, dataset) == Path("media/toy")
+    options.media = tmp_path
+    assert media_folder(options, dataset) == tmp_path

@@ -197,3 +197,12 @@ def test_a_video_far_longer_than_those_of_the_training_is_read_in_windows():
     np.testing.assert_allclose(model.predict_clips(values), windows, atol=1e-6)
     mean = np.mean([plain.predict_features(values[start : start + 10]) for start in (0, 5, 10, 15, 18)], axis=0)
     np.testing.assert_allclose(plain.predict_features(values), mean, atol=1e-6)
+
+
+def test_what_a_killed_writer_left_is_removed(folder):
+    left = folder.with_name(".model.tmp")
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    save_model(folder, make(), folder.with_name("backbone.safetensors"))
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["backbone.safetensors", "model"]
+    load_model(folder)

@@ -1,11 +1,13 @@
 import hashlib
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from pipeline.data.scan import scan_media
+from pipeline.data import scan
+from pipeline.data.scan import scan_media, until_settled
 from pipeline.errors import DataError, RejectedVideo
 
 
@@ -128,3 +130,61 @@ def test_a_folder_that_may_not_be_listed_is_a_row(tmp_path, monkeypatch):
         ("a.mp4", ""),
         ("locked", "the folder cannot be listed (Permission denied)"),
     ]
+
+
+# --- a folder that changes while it is read ---------------------------------------------------------------------------
+
+
+def scan_settled(folder: Path, read) -> list[tuple[str, str]]:
+    known = {}
+    rows = until_settled(folder, lambda files: scan_media(folder, read, files=files, known=known))
+    return [(row.video_id, row.sha256) for row in rows]
+
+
+def expected(folder: Path, *names: str) -> list[tuple[str, str]]:
+    return [(name, hashlib.sha256((folder / name).read_bytes()).hexdigest()) for name in names]
+
+
+def test_what_comes_goes_or_changes_while_the_folder_is_read_is_taken_in(tmp_path, monkeypatch):
+    """Mutants: without the second listing `d.mp4` is missing; with rows kept by name `c.mp4` has its old hash."""
+    monkeypatch.setattr(scan, "SECONDS_BETWEEN_LISTINGS", 0.0)
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        put(tmp_path, name)
+    read = []
+
+    def read_while_it_changes(path: Path) -> Header:
+        read.append(path.name)
+        if read == ["a.mp4", "b.mp4", "c.mp4"]:
+            put(tmp_path, "d.mp4")
+            put(tmp_path, "c.mp4", "video, another")
+            (tmp_path / "b.mp4").unlink()
+        return read_header(path)
+
+    assert scan_settled(tmp_path, read_while_it_changes) == expected(tmp_path, "a.mp4", "c.mp4", "d.mp4")
+    assert read == ["a.mp4", "b.mp4", "c.mp4", "c.mp4", "d.mp4"]  # what stayed is not read again
+
+
+def test_an_error_counts_when_the_folder_rests(tmp_path, monkeypatch):
+    monkeypatch.setattr(scan, "SECONDS_BETWEEN_LISTINGS", 0.0)
+    put(tmp_path, "a.mp4")
+    listings = []
+
+    def make(files) -> list[str]:
+        listings.append([file.video_id for file in files])
+        if len(listings) == 1:
+            put(tmp_path, "b.mp4")
+        if "c.mp4" not in listings[-1]:
+            raise DataError("labels.csv, row 3: no such file: 'c.mp4'")
+        return listings[-1]
+
+    with pytest.raises(DataError, match=r"row 3: no such file: 'c\.mp4'"):
+        until_settled(tmp_path, make)
+    assert listings == [["a.mp4"], ["a.mp4", "b.mp4"]]
+
+
+def test_a_folder_that_never_rests_is_an_error_that_names_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(scan, "SECONDS_TO_SETTLE", 0.05)
+    monkeypatch.setattr(scan, "SECONDS_BETWEEN_LISTINGS", 0.01)
+    put(tmp_path, "camera.mp4")
+    with pytest.raises(DataError, match=r"still changes after 0\.05 s \('camera\.mp4'\); wait until what writes"):
+        until_settled(tmp_path, lambda files: put(tmp_path, "camera.mp4", f"video {time.monotonic_ns()} {files}"))

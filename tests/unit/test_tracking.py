@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -30,10 +31,12 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def _own_environment() -> Iterator[None]:
+def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What MLflow does not take is kept below the working folder."""
     before = dict(os.environ)
     for key in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
         os.environ.pop(key, None)
+    monkeypatch.chdir(tmp_path)
     yield
     os.environ.clear()
     os.environ.update(before)
@@ -108,7 +111,7 @@ def test_a_database_of_a_newer_mlflow_turns_tracking_off(own_uri: str, capsys: p
     with sqlite3.connect(own_uri.removeprefix("sqlite:///")) as database:
         database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     with start(own_uri) as run:
-        assert not run.on
+        assert not run.is_live
     assert "ffffffffffff" in capsys.readouterr().err
 
 
@@ -190,14 +193,14 @@ def test_system_metrics_arrive(uri: str) -> None:
 def test_samples_of_the_system_grow_rarer_as_a_run_grows_older(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with start(uri) as run:
         run.log_epoch({"loss": 1.0}, 0)
-        assert run._monitor.sampling_interval == 1.0
-        run._started -= 600
+        assert run._sampler._monitor.sampling_interval == 1.0
+        run._sampler._started -= 600
         run.log_epoch({"loss": 1.0}, 1)
-        assert run._monitor.sampling_interval == pytest.approx(20, rel=0.05)
-        run._monitor.sampling_interval = 0.0  # so that the thread ends now
-        run._started -= 86400
+        assert run._sampler._monitor.sampling_interval == pytest.approx(20, rel=0.05)
+        run._sampler._monitor.sampling_interval = 0.0  # so that the thread ends now
+        run._sampler._started -= 86400
         run.log_epoch({"loss": 1.0}, 2)
-        assert run._monitor.sampling_interval == 60
+        assert run._sampler._monitor.sampling_interval == 60
 
 
 def test_files_go_beside_the_database(uri: str, tmp_path: Path) -> None:
@@ -306,13 +309,16 @@ def test_a_run_that_is_gone_is_replaced(uri: str) -> None:
             assert run.run_id != missing
         assert look(uri, run.run_id).data.tags["replaces_run"] == missing
     with Run.resume(None, uri, experiment="demo", name="clip-rgb-fold1-seed0") as run:
-        assert run.on
+        assert run.is_live
 
 
 # Tracking that is away
 
 
-def use_everything(run: Run, folder: Path) -> None:
+def use_everything(run: Run, root: Path) -> None:
+    folder = root / "logged"
+    folder.mkdir(exist_ok=True)
+    (folder / "a.txt").write_text("a")
     run.log_epoch({"loss": 1.0}, 0)
     run.log_metrics({"loss": None})
     run.set_tags({"a": 1})
@@ -320,7 +326,7 @@ def use_everything(run: Run, folder: Path) -> None:
     run.log_folder(folder, "figures")
     run.log_text("x", "t.txt")
     run.log_dict({}, "d.json")
-    run.log_file(folder)
+    run.log_file(folder / "a.txt")
     run.log_dataset(pd.DataFrame({"a": ["1"]}), "s", "n", "test")
     assert run.log_model(folder) is None
 
@@ -329,8 +335,10 @@ def test_tracking_can_be_off(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     with start("off", lr=0.1) as run:
         use_everything(run, tmp_path)
     with Run.resume("x", "off", experiment="demo", name="n") as resumed:
-        assert resumed.run_id is None
+        assert resumed.run_id == "x"
     assert run.run_id is None
+    assert re.fullmatch("[0-9a-f]{32}", str(run.facts["key"]))
+    assert not (tmp_path / "mlruns_unsent").exists()
     assert capsys.readouterr().err == ""
 
 
@@ -363,7 +371,7 @@ def test_a_server_lost_in_the_middle_is_reported_once(
         monkeypatch.setattr(mlflow.MlflowClient, "log_batch", fail)
         use_everything(run, tmp_path)
         assert run.run_id
-        assert not run.on
+        assert not run.is_live
     # On a busy machine MLflow's own monitor has time for lines of its own.
     own = [line for line in capsys.readouterr().err.splitlines() if "INFO mlflow" not in line]
     assert len(own) == 1
@@ -412,11 +420,12 @@ def answer_once(server: socket.socket) -> None:
 STARTS = """
 import sys, time
 from pathlib import Path
-from pipeline.tracking import Run, tracking_uri
+from pipeline.tracking import Parent, Run, tracking_uri
 gate = Path(sys.argv[1])
 (gate / sys.argv[2]).touch()
-while len(list(gate.iterdir())) < 3: time.sleep(0.01)
-with Run.start("demo", sys.argv[2], {}, {}, tracking_uri(Path(sys.argv[3]))) as run:
+while len(list(gate.iterdir())) < 4: time.sleep(0.01)
+parent = Parent("p" * 32, "demo", {"lrcn.kind": "experiment"})
+with Run.start("demo", sys.argv[2], {}, {}, tracking_uri(Path(sys.argv[3])), parent=parent) as run:
     for epoch in range(20): run.log_epoch({"loss": float(epoch)}, epoch)
 sys.exit(0 if run.run_id else 1)
 """
@@ -427,15 +436,16 @@ def test_several_first_starts_at_once(tmp_path: Path) -> None:
     gate, root = tmp_path / "gate", tmp_path / "root"
     gate.mkdir()
     arguments = [sys.executable, "-P", "-c", STARTS, str(gate)]
-    started = [subprocess.Popen([*arguments, name, str(root)]) for name in ("a", "b", "c")]
-    assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
+    started = [subprocess.Popen([*arguments, name, str(root)]) for name in "abcd"]
+    assert [process.wait(timeout=300) for process in started] == [0, 0, 0, 0]
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
-    experiment = client.get_experiment_by_name("demo")
-    runs = client.search_runs([experiment.experiment_id])
-    assert {run.info.run_name: run.info.status for run in runs} == dict.fromkeys("abc", "FINISHED")
-    assert [len(client.get_metric_history(run.info.run_id, "loss")) for run in runs] == [20, 20, 20]
+    experiment = client.get_experiment_by_name("demo").experiment_id
+    (parent,) = client.search_runs([experiment], "tags.`lrcn.kind` = 'experiment'")
+    runs = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert {run.info.run_name: run.info.status for run in runs} == dict.fromkeys("abcd", "FINISHED")
+    assert [len(client.get_metric_history(run.info.run_id, "loss")) for run in runs] == [20] * 4
 
 
 # Models

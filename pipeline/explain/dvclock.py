@@ -1,0 +1,205 @@
+"""`dvc.lock`: what DVC wrote down of each stage, compared with the files that are there. DVC itself is not loaded."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config import read_yaml
+from pipeline.errors import ConfigError, DataError
+from pipeline.explain.facts import MAX_SHOWN, Fact, broken, compared, holds, some_of, unchecked
+
+LOCK = Path("dvc.lock")
+REPEAT = "run `dvc repro`, or `dvc checkout` to have the files of dvc.lock back"
+LARGE = "not read; --videos reads it"
+
+
+@dataclass
+class DvcLock:
+    """The stages of a `dvc.lock`; paths are relative to the repository's root, which is the working folder.
+
+    read_videos: whether media, stored frames and stored features are read too, and not only counted.
+    """
+
+    stages: dict[str, Any]
+    read_videos: bool = False
+    _md5s: dict[str, str] = field(default_factory=dict)
+    _said: list[Fact] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, read_videos: bool = False) -> "DvcLock":
+        """The lock file of the working folder; FileNotFoundError without one, DataError when it is none."""
+        try:
+            # With libyaml where it is there: a lock of three experiments has 27,000 lines.
+            text = yaml.load(LOCK.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            stages = text["stages"]
+            for stage in stages.values():
+                for entry in _entries(stage, "deps", "outs"):
+                    str(entry["path"])
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{LOCK}: not a lock file of DVC ({' '.join(str(error).split())}); {REPEAT}") from None
+        return cls(stages, read_videos)
+
+    def stage_of(self, path: Path) -> str | None:
+        """The stage that writes a path."""
+        for name, stage in self.stages.items():
+            if any(entry["path"] == path.as_posix() for entry in _entries(stage, "outs")):
+                return str(name)
+        return None
+
+    def upstream(self, name: str) -> list[str]:
+        """The stages that made what a stage reads, and so on, the nearest first."""
+        writers = {entry["path"]: other for other, stage in self.stages.items() for entry in _entries(stage, "outs")}
+        found, todo = [name], [name]
+        while todo:
+            for entry in _entries(self.stages[todo.pop(0)], "deps"):
+                writer = writers.get(entry["path"])
+                if writer is not None and writer not in found:
+                    found.append(writer)
+                    todo.append(writer)
+        return found[1:]
+
+    def facts(self, name: str) -> Fact:
+        """What a stage read and wrote, each file compared with what is there now."""
+        stage = self.stages[name]
+        facts = [*map(self._entry, _entries(stage, "deps", "outs")), *_params(stage)]
+        # A store that was counted, and not read, is said once, and not of each stage that reads it.
+        facts = [fact for fact in facts if fact.state != "unchecked" or fact not in self._said]
+        self._said += [fact for fact in facts if fact.state == "unchecked"]
+        wrong = some_of(_code_in_one([fact for fact in facts if fact.state == "broken"]))
+        aside = some_of([fact for fact in facts if fact.state == "unchecked"])
+        num_good = sum(fact.state == "holds" for fact in facts)
+        total = Fact(name, f"{num_good} of {len(facts)} dependencies, parameters and outputs are those of {LOCK}")
+        total.state = "holds" if num_good == len(facts) else "said"
+        return total.add(*wrong, *aside)
+
+    def _entry(self, entry: dict[str, Any]) -> Fact:
+        path, expected = str(entry["path"]), str(entry.get("md5", ""))
+        if entry.get("hash") != "md5" or not expected:
+            return unchecked(path, reason=f"{LOCK} has no MD5 of DVC 3 for it")
+        if not Path(path).exists():
+            return broken(path, expected=expected, found="nothing", advice=f"{REPEAT}, or `dvc pull`")
+        if not expected.endswith(".dir"):
+            return compared(path, expected=expected, found=self._md5(path), advice=REPEAT)
+        files = sorted(files_below(Path(path)))
+        if is_store(path) and not self.read_videos:
+            return _counted(path, entry, files)
+        listing = [{"md5": self._md5(f"{path}/{name}"), "relpath": name} for name in files]
+        found = folder_md5(listing)
+        if found == expected:
+            return holds(path)
+        if ignores():
+            return unchecked(path, reason=".dvcignore names files, which this command does not look at")
+        before = cached_listing(expected)
+        named = "" if before is None else f" ({differences(before, listing)})"
+        return broken(path, expected=expected, found=f"{found}{named}", advice=REPEAT)
+
+    def _md5(self, path: str) -> str:
+        if path not in self._md5s:  # most code is a dependency of every stage
+            self._md5s[path] = file_md5(Path(path))
+        return self._md5s[path]
+
+
+def is_store(path: str) -> bool:
+    """Whether a path of `dvc.lock` holds as much as the videos do: media, stored frames, stored features."""
+    parts = path.split("/")
+    return parts[0] == "media" or (parts[0] == "artifacts" and len(parts) > 2 and parts[2] in ("frames", "features"))
+
+
+def file_md5(path: Path) -> str:
+    """DVC's hash of a file: its MD5."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """Paths of the files below a folder, relative to it."""
+    for where, _, names in os.walk(folder):
+        for name in names:
+            yield os.path.relpath(os.path.join(where, name), folder)  # noqa: PTH118 - keeps the name's bytes
+
+
+def folder_md5(listing: list[dict[str, str]]) -> str:
+    """DVC's hash of a folder: the MD5 of its listing (`md5` and `relpath` of each file, by `relpath`), and `.dir`."""
+    text = json.dumps(sorted(listing, key=lambda item: item["relpath"]), sort_keys=True)
+    return hashlib.md5(text.encode("utf-8"), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def cached_listing(md5: str) -> list[dict[str, str]] | None:
+    """The listing of a folder in DVC's own cache; None where it is not there."""
+    path = Path(".dvc/cache/files/md5") / md5[:2] / md5[2:]
+    try:
+        listing: list[dict[str, str]] = json.loads(path.read_bytes())
+        return [{"md5": item["md5"], "relpath": item["relpath"]} for item in listing]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def differences(before: list[dict[str, str]], now: list[dict[str, str]]) -> str:
+    """Which files of a folder are others than before, in words."""
+    old, new = ({item["relpath"]: item["md5"] for item in listing} for listing in (before, now))
+    words = []
+    for what, names in (
+        ("changed", [name for name in old if name in new and old[name] != new[name]]),
+        ("missing", [name for name in old if name not in new]),
+        ("new", [name for name in new if name not in old]),
+    ):
+        if names:
+            more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+            words.append(f"{what}: {', '.join(sorted(names)[:MAX_SHOWN])}{more}")
+    return "; ".join(words) or "the same files in another order"
+
+
+def ignores() -> bool:
+    """Whether a `.dvcignore` at the root leaves files out of folders' hashes."""
+    try:
+        lines = Path(".dvcignore").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.strip() and not line.lstrip().startswith("#") for line in lines)
+
+
+def _code_in_one(facts: list[Fact]) -> list[Fact]:
+    """Files of code that differ as one fact: an edit may change what most stages import."""
+    code = [fact for fact in facts if fact.name.startswith("pipeline/") and fact.name.endswith(".py")]
+    if len(code) < 2:
+        return facts
+    names = ", ".join(fact.name.removeprefix("pipeline/") for fact in code[:MAX_SHOWN])
+    more = f" and {len(code) - MAX_SHOWN} more" if len(code) > MAX_SHOWN else ""
+    found = f"{len(code)} other files: {names}{more}"
+    advice = "the code has changed since: `dvc repro`, or check out the commit that made it"
+    one = broken("code (pipeline/)", expected=f"the files of {LOCK}", found=found, advice=advice)
+    return [one, *(fact for fact in facts if fact not in code)]
+
+
+def _counted(path: str, entry: dict[str, Any], files: list[str]) -> Fact:
+    """A large folder by the number and size of its files, which take no reading."""
+    size = sum(os.stat(os.path.join(path, name)).st_size for name in files)  # noqa: PTH116, PTH118
+    there, then = f"{len(files)} files, {size} bytes", f"{entry.get('nfiles')} files, {entry.get('size')} bytes"
+    if there != then and not ignores():
+        return broken(path, expected=then, found=there, advice=REPEAT)
+    return unchecked(path, there, reason=LARGE)
+
+
+def _params(stage: dict[str, Any]) -> Iterator[Fact]:
+    for file, values in (stage.get("params") or {}).items():
+        try:
+            now = read_yaml(Path(file))
+        except ConfigError as error:
+            yield unchecked(file, reason=str(error))
+            continue
+        for key, then in values.items():
+            found: Any = now
+            for part in str(key).split("."):
+                found = found.get(part) if isinstance(found, dict) else None
+            yield compared(f"{file}: {key}", expected=json.dumps(then), found=json.dumps(found), advice=REPEAT)
+
+
+def _entries(stage: dict[str, Any], *kinds: str) -> Iterator[dict[str, Any]]:
+    for kind in kinds:
+        yield from stage.get(kind) or []

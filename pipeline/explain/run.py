@@ -1,0 +1,141 @@
+"""The MLflow runs of a model, and the entry of DVC that made it: the links to both, and back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import LrcnError, TrackingError
+from pipeline.evaluation.headline import headline_scores
+from pipeline.explain.dvclock import LOCK, DvcLock, file_md5, files_below, folder_md5
+from pipeline.explain.facts import Fact, broken, compared, holds, unchecked
+from pipeline.explain.model import KnownModel
+from pipeline.trackinglookup import children_of, registered_of, runs_beginning, runs_of_key, runs_of_model
+from pipeline.trackingruns import TrackedRun
+
+SAME_TAGS = ("experiment", "features.key", "videos.sha256", "segments.sha256", "splits.sha256", "git.commit")
+RUN_FILE = "mlflow_run.json"
+OTHER_MODEL = "the run is of another training: the name was trained again since; explain the run by its id"
+
+
+def runs_facts(model: KnownModel, uri: str) -> list[Fact]:
+    """The runs that trained a model, as MLflow has them and as the training wrote down."""
+    link = {} if model.folder is None else read_run_file(model.folder.parent)
+    run_id, key = (str(link.get(name) or "") for name in ("run_id", "key"))
+    try:
+        found = runs_of_model(model.sha256, uri)
+        if run_id and run_id not in [run.run_id for run in found]:
+            found = [*runs_beginning(run_id, uri), *found]
+            if not found:
+                advice = "it was deleted, or is kept elsewhere: set MLFLOW_TRACKING_URI"
+                return [broken("run", expected=run_id, found="no such run in MLflow", advice=advice)]
+        elif not run_id and key:
+            found = found or runs_of_key(key, uri)
+            if not found:
+                return [unchecked("run", key, reason="MLflow was away; `lrcn runs sync` delivers the run")]
+    except TrackingError as error:
+        return [unchecked("run", run_id, reason=str(error))]
+    if not found:
+        return [unchecked("run", reason="MLflow has none that names this model")]
+    return [run_fact(run, model, uri) for run in found]
+
+
+def run_fact(run: TrackedRun, model: KnownModel | None, uri: str) -> Fact:
+    """A run, its tags compared with what its model says of itself, its scores with the evaluation's file."""
+    top = Fact("run", f"{run.experiment}/{run.name} {run.run_id}")
+    top.add(Fact("status", run.status))
+    if run.tags.get("dvc.exp"):
+        top.add(Fact("DVC experiment", run.tags["dvc.exp"]))
+    if model is not None:
+        stated = run.tags.get("model.sha256")
+        if stated is None:
+            top.add(unchecked("model.sha256", reason="the run does not name its model"))
+        else:
+            same = stated == model.sha256
+            value = stated if same else ""
+            top.add(compared("model.sha256", value, expected=stated, found=model.sha256, advice=OTHER_MODEL))
+        top.add(*_tags(run, model), _scores(run, model))
+    if run.parent_id:
+        top.add(Fact("parent run", run.parent_id))
+    try:
+        top.add(*(Fact("child run", f"{child.name} {child.run_id}") for child in children_of(run.run_id, uri)))
+        top.add(*(Fact("registered", name) for name in registered_of(run.run_id, uri)))
+    except TrackingError as error:
+        top.add(unchecked("child runs, registered versions", reason=str(error)))
+    return top
+
+
+def read_run_file(training: Path) -> dict[str, Any]:
+    """What a training wrote down of its run; nothing where there is no such file, or a damaged one."""
+    try:
+        link: dict[str, Any] = json.loads((training / RUN_FILE).read_text(encoding="utf-8"))
+        link.get("run_id")
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return link
+
+
+def dvc_fact(model: KnownModel, read_videos: bool) -> Fact:
+    """The stage that made a model, by `dvc.lock`: the entry, its files, and those of the stages before it."""
+    top = Fact("DVC", str(LOCK))
+    try:
+        lock = DvcLock.read(read_videos)
+    except FileNotFoundError:
+        return unchecked("DVC", reason=f"no {LOCK} here")
+    except LrcnError as error:
+        return unchecked("DVC", reason=str(error))
+    path = Path("artifacts") / model.stated("experiment") / "trainings" / model.training / "model"
+    name = lock.stage_of(path)
+    if name is None:
+        return unchecked("DVC", model.stated("dvc.stage"), reason=f"no stage of {LOCK} writes {path}")
+    if (stated := model.stated("dvc.stage")) and stated != name:
+        top.add(compared("stage", expected=stated, found=name, advice="dvc.yaml names it otherwise now"))
+    top.add(_entry(model, lock, name, path), lock.facts(name))
+    return top.add(*(lock.facts(other) for other in lock.upstream(name)))
+
+
+def _entry(model: KnownModel, lock: DvcLock, name: str, path: Path) -> Fact:
+    """Whether the lock's entry is of this very model, and not of another training of the same name."""
+    expected = next(str(out.get("md5")) for out in lock.stages[name]["outs"] if out["path"] == path.as_posix())
+    what = f"this model is {name}'s"
+    if model.folder is None:
+        return unchecked(what, reason="the model folder is nowhere")
+    listing = [{"md5": file_md5(model.folder / file), "relpath": file} for file in files_below(model.folder)]
+    found = folder_md5(listing)
+    advice = f"`dvc checkout {path}` has the model of {LOCK} back; `git log -S {found} -- {LOCK}` finds this one's lock"
+    return holds(what, found) if found == expected else broken(what, expected=expected, found=found, advice=advice)
+
+
+def _tags(run: TrackedRun, model: KnownModel) -> list[Fact]:
+    facts = []
+    for name in SAME_TAGS:
+        if name in run.tags and model.stated(name):
+            expected, found = run.tags[name], model.stated(name)
+            value = found if expected == found else ""
+            facts.append(compared(name, value, expected=expected, found=found, advice=OTHER_MODEL))
+    return facts
+
+
+def _scores(run: TrackedRun, model: KnownModel) -> Fact:
+    """The headline in MLflow against the evaluation's own file."""
+    layout = model.layout
+    if layout is None:
+        return unchecked("scores", reason="nothing of the experiment is here")
+    path = layout.evaluation(model.training) / "metrics.json"
+    try:
+        expected = headline_scores(model.spec.task, json.loads(path.read_text(encoding="utf-8")))
+    except OSError:
+        return unchecked("scores", reason=f"{path} is not here")
+    except (ValueError, KeyError, TypeError) as error:
+        return unchecked("scores", reason=f"{path} holds no scores ({error})")
+    logged = {name: run.metrics[f"test/{name}"] for name in expected if f"test/{name}" in run.metrics}
+    if not logged:
+        return unchecked("scores", reason="the run has none; the stage `evaluate` adds them")
+    wrong = [name for name in expected if logged.get(name) != expected[name]]
+    if not wrong:
+        return holds("scores", ", ".join(f"{name} {value:.3f}" for name, value in logged.items()))
+    return broken(
+        f"scores ({path})",
+        expected=", ".join(f"{name} {logged.get(name)}" for name in wrong),
+        found=", ".join(f"{name} {expected[name]}" for name in wrong),
+        advice="the file or the run is of another evaluation: run `dvc repro`",
+    )

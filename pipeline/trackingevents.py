@@ -1,0 +1,240 @@
+"""How an event of a run is told to MLflow: at once, or later from `mlruns_unsent/`.
+
+Every event may be told twice. A metric carries the time it was taken, which is a part of its key in MLflow; a tag, a
+file and a table replace what was there; a run is found again by its tag `lrcn.key`, a model by its `model.sha256`.
+"""
+
+import json
+import re
+import sqlite3
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.trackingdata import METRICS_AT_ONCE, Event
+from pipeline.trackingstore import apply_settings, asked, ensure_database, shown, sqlite_path, troubles
+
+KEY, PARENT = "lrcn.key", "mlflow.parentRunId"
+NOT_FINITE = "metrics.not_finite"
+REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS")
+REASON_LETTERS = 200  # of what MLflow says
+PARAMS_AT_ONCE = 100  # what MLflow takes in one call
+PAGE = 1000  # runs in one answer
+
+
+class Refused(Exception):
+    """MLflow answers, and does not take this."""
+
+
+class Away(Exception):
+    """MLflow cannot answer: no server, another server, a damaged database, no space."""
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """Turn what MLflow cannot do into Refused or Away, one line each; mistakes of our own (TypeError, ...) go on up."""
+    try:
+        with warnings.catch_warnings():
+            # MLflow's about its own insides (SQLAlchemy, type hints, two readers of a local path): nothing a user can
+            # act on; what fails raises.
+            for kind in (DeprecationWarning, FutureWarning, UserWarning):
+                warnings.simplefilter("ignore", kind)
+            yield
+    except Exception as error:
+        import sqlalchemy.exc
+
+        if not isinstance(error, (*troubles(), sqlite3.Error, ImportError)):
+            raise
+        reason = shown(" ".join(str(error).split()))[:REASON_LETTERS] or type(error).__name__
+        # A database of ours that fails is reported as BAD_REQUEST too.
+        damaged = isinstance(error.__cause__, sqlalchemy.exc.SQLAlchemyError)
+        refused = getattr(error, "error_code", None) in REFUSALS and not damaged
+        raise (Refused if refused else Away)(reason) from error
+
+
+def connect(uri: str, answer: Callable[[], bool] | None = None) -> Any:
+    """MLflow's client; raises Away soon where nothing answers. answer: of `asked`, where that was done before."""
+    apply_settings()
+    if not (answer or asked(uri))():
+        raise Away("no answer from the server")
+    with asking():
+        import mlflow
+
+        ensure_database(uri)
+        return mlflow.MlflowClient(uri)
+
+
+class Receiver:
+    """One run in MLflow, to which events are told in their order; the first of them is `open`.
+
+    base: folder that the paths of events are relative to. Raises Refused and Away.
+    """
+
+    def __init__(self, client: Any, uri: str, base: Path = Path()) -> None:
+        self.run_id: str | None = None
+        self.is_new = False
+        self._client, self._uri, self._base = client, uri, base
+
+    def deliver(self, event: Event) -> Any:
+        """Tell MLflow of one event; the address of a model, None for other kinds."""
+        with asking():
+            return getattr(self, f"_{event['kind']}")(event)
+
+    def _open(self, event: Event) -> None:
+        """Find the run, or make it, below its parent, which is found or made first.
+
+        A run that is given by its id and no longer there (deleted, or another database) is replaced by a new one, whose
+        tag `replaces_run` names it.
+        """
+        experiment_id = self._experiment_id(event["experiment"])
+        self.run_id = self._active(event["run_id"]) or self._only_one(experiment_id, event["key"])
+        if self.run_id is not None:
+            self._client.update_run(self.run_id, status="RUNNING")
+            if event["tags_again"]:
+                self._tags({"tags": event["tags"]})
+            return
+        tags, parent = {**event["tags"], KEY: event["key"]}, event["parent"]
+        if event["run_id"]:
+            tags["replaces_run"] = event["run_id"]
+        if parent:
+            tags[PARENT] = self._only_one(experiment_id, parent["key"]) or self._create(experiment_id, parent)
+        self.run_id, self.is_new = self._create(experiment_id, {**event, "tags": tags}), True
+        if parent:
+            self._settle(experiment_id, parent["key"], tags[PARENT])
+        else:
+            self.run_id = self._only_one(experiment_id, event["key"]) or self.run_id
+
+    def _create(self, experiment_id: str, event: Event) -> str:
+        tags = {**event["tags"], KEY: event["key"]}
+        created = self._client.create_run(experiment_id, start_time=event["time"], tags=tags, run_name=event["name"])
+        return str(created.info.run_id)
+
+    def _settle(self, experiment_id: str, key: str, parent_id: str) -> None:
+        """Look again whether the parent stayed: several first children at once, on several machines, make several.
+
+        Whoever looks moves the children there are; who makes a child looks afterwards. So none is left behind.
+        """
+        while (stays := self._only_one(experiment_id, key)) not in (None, parent_id):
+            self._client.set_tag(self.run_id, PARENT, stays)
+            parent_id = str(stays)
+
+    def _only_one(self, experiment_id: str, key: str) -> str | None:
+        """The run of a key; of several the earliest stays, the others are deleted and their children moved."""
+        runs = self._search(experiment_id, KEY, key)
+        first, *others = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id)) or [None]
+        for other in others:
+            for child in self._search(experiment_id, PARENT, other.info.run_id):
+                self._client.set_tag(child.info.run_id, PARENT, first.info.run_id)
+            self._client.delete_run(other.info.run_id)
+        return None if first is None else str(first.info.run_id)
+
+    def _search(self, experiment_id: str, tag: str, value: str) -> list[Any]:
+        return list(self._client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", max_results=PAGE))
+
+    def _active(self, run_id: str | None) -> str | None:
+        """The id of a run that is there and not deleted."""
+        from mlflow.exceptions import MlflowException
+
+        if not run_id:
+            return None
+        try:
+            found = self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        return run_id if found.info.lifecycle_stage == "active" else None
+
+    def _experiment_id(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            path = sqlite_path(self._uri)
+            folder = re.sub(r"[^\w\-.]", "_", name)
+            location = None if path is None else (path.parent / "mlruns" / folder).absolute().as_uri()
+            try:
+                return str(self._client.create_experiment(name, artifact_location=location))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self._client.get_experiment_by_name(name)  # another process was first
+        return str(found.experiment_id)
+
+    def _params(self, event: Event) -> None:
+        """Parameters that are not there yet; one that is there cannot be changed."""
+        from mlflow.entities import Param
+
+        values = event["values"]
+        known = {} if self.is_new else self._client.get_run(self.run_id).data.params
+        new = [Param(name, value) for name, value in values.items() if name not in known]
+        for first in range(0, len(new), PARAMS_AT_ONCE):
+            self._client.log_batch(self.run_id, params=new[first : first + PARAMS_AT_ONCE])
+        changed = [f"{name} = {values[name]}" for name in values.keys() & known.keys() if values[name] != known[name]]
+        if changed:
+            raise Refused(f"a run's parameters do not change, so it keeps others than {', '.join(sorted(changed))}")
+
+    def _metrics(self, event: Event) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [Metric(*value) for value in event["values"]]  # name, value, time in ms, step
+        for first in range(0, len(metrics), METRICS_AT_ONCE):
+            self._client.log_batch(self.run_id, metrics=metrics[first : first + METRICS_AT_ONCE])
+
+    def _not_finite(self, event: Event) -> None:
+        known = self._client.get_run(self.run_id).data.tags.get(NOT_FINITE, "").split(", ")
+        self._client.set_tag(self.run_id, NOT_FINITE, ", ".join(sorted({*filter(None, known), *event["names"]})))
+
+    def _tags(self, event: Event) -> None:
+        for name, value in event["tags"].items():
+            self._client.set_tag(self.run_id, name, value)
+
+    def _tags_of(self, event: Event) -> None:
+        """Tags of another run, e.g. of one of an experiment's trainings; its status stays."""
+        other = self._active(event["run_id"]) or self._only_one(self._experiment_id(event["experiment"]), event["key"])
+        if other is None:
+            raise Refused(f"there is no run of {event['name']} to be tagged")
+        for name, value in event["tags"].items():
+            self._client.set_tag(other, name, value)
+
+    def _text(self, event: Event) -> None:
+        self._client.log_text(self.run_id, event["text"], event["file"])
+
+    def _table(self, event: Event) -> None:
+        from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
+
+        self._text(event)
+        known = json.loads(self._client.get_run(self.run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+        entry = {"path": event["file"], "type": "table"}
+        if entry not in known:
+            self._client.set_tag(self.run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*known, entry]))
+
+    def _file(self, event: Event) -> None:
+        self._client.log_artifact(self.run_id, str(self._source(event)), event["folder"] or None)
+
+    def _folder(self, event: Event) -> None:
+        self._client.log_artifacts(self.run_id, str(self._source(event)), event["folder"])
+
+    def _dataset(self, event: Event) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        entity: Any = Dataset.from_dictionary(event["dataset"])
+        tag = InputTag(MLFLOW_DATASET_CONTEXT, event["context"])
+        self._client.log_inputs(self.run_id, datasets=[DatasetInput(entity, [tag])])
+
+    def _model(self, event: Event) -> str:
+        from pipeline.trackingmodel import send_model
+
+        return send_model(self._client, self._uri, str(self.run_id), self._source(event), event)
+
+    def _end(self, event: Event) -> None:
+        self._client.set_terminated(self.run_id, event["status"], event["time"])
+
+    def _source(self, event: Event) -> Path:
+        path = self._base / str(event["path"])
+        if not path.exists():
+            raise Refused(f"{path} is no longer there")
+        return path

@@ -1,0 +1,212 @@
+"""DVC as a team uses it: experiments, the run cache, push and pull, no git, data sets that come in three ways."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, write_toy_video
+from tests.servers import clone, commit, dvc_repository
+from tests.servers import run_in as run
+
+pytestmark = pytest.mark.slow
+LR = "configs/toy.yaml:train.clip.lr=0.02"
+RUN_FILE = Path("artifacts/toy/trainings/clip-rgb-fold1-seed0/mlflow_run.json")
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"Running stage '([^']+)'", output)
+
+
+@pytest.fixture(scope="module")
+def repository(built_toy, tmp_path_factory) -> Path:
+    """The toy as built, taken over by DVC, committed, with a folder as its remote."""
+    root = tmp_path_factory.mktemp("team") / "repository"
+    shutil.copytree(built_toy, root)
+    dvc_repository(root, ROOT)
+    run(root, "lrcn", "select", "toy")
+    run(root, "lrcn", "code")
+    run(root, "dvc", "remote", "add", "--default", "storage", str(root.parent / "storage"))
+    run(root, "dvc", "commit", "--force", "--quiet")
+    commit(root, "start")
+    run(root, "dvc", "push", "--quiet", "--run-cache")
+    return root
+
+
+@pytest.fixture(scope="module")
+def pulled(repository, tmp_path_factory) -> Path:
+    """A clone without media, whose results came from the remote."""
+    root = clone(repository, tmp_path_factory.mktemp("clone") / "repository")
+    run(root, "dvc", "pull", "--quiet", "--run-cache")
+    return root
+
+
+def test_a_clone_has_all_results_and_rebuilds_nothing(pulled, repository):
+    assert not (pulled / "media").exists()
+    assert stages_run(run(pulled, "dvc", "repro", "--allow-missing")) == []
+    shown = run(pulled, "dvc", "metrics", "show", "--json")
+    scores = json.loads((repository / "artifacts/toy/scores.json").read_text())
+    assert json.loads(shown)[""]["data"] == {"artifacts/toy/scores.json": {"data": scores}}
+    assert "clip task" in run(pulled, "lrcn", "results", "artifacts/toy")
+    model = "artifacts/toy/trainings/clip-rgb-fold1-seed0/model"
+    run(pulled, "lrcn", "predict", str(repository / "media/toy/left"), "--model", model, "--out", "answers")
+    assert (pulled / "answers/results.csv").read_text().count(",left,") == 20
+    (pulled / "media").mkdir()
+    (pulled / "media/toy").symlink_to(repository / "media/toy")
+    assert stages_run(run(pulled, "dvc", "repro")) == []
+    assert "up to date" in run(pulled, "dvc", "status")
+
+
+def test_plots_compare_curves_confusions_and_figures(pulled):
+    run(pulled, "dvc", "plots", "show", "--out", "plots")
+    page = (pulled / "plots/index.html").read_text()
+    shown = set(re.findall(r"artifacts/toy/[\w./-]+?\.(?:csv|svg)", page)) | {
+        path.name.removeprefix("workspace_").replace("_", "/", 3) for path in (pulled / "plots/static").iterdir()
+    }
+    for name in ("clip-rgb", "frame-rgb"):
+        assert f"artifacts/toy/trainings/{name}-fold1-seed0/history.csv" in shown
+        assert f"artifacts/toy/confusion/{name}.csv" in shown
+        for figure in ("ladder", "confusion", "calibration"):
+            copy = f"workspace_artifacts_toy_figures_{name}_{figure}.svg"
+            file = pulled / f"artifacts/toy/figures/{name}/{figure}.svg"
+            assert (pulled / "plots/static" / copy).read_bytes() == file.read_bytes()
+            assert f'src="static/{copy}"' in page
+    counts = (pulled / "artifacts/toy/confusion/clip-rgb.csv").read_text().splitlines()
+    assert counts[0] == "label,predicted,count"
+    assert sum(int(row.rpartition(",")[2]) for row in counts[1:]) == 8  # 4 people of the test side, two videos each
+
+
+def test_an_experiment_runs_what_it_changes_and_going_back_trains_nothing(pulled):
+    first = (pulled / RUN_FILE).read_bytes()
+    output = run(pulled, "dvc", "exp", "run", "--name", "faster", "--set-param", LR)
+    assert stages_run(output) == ["train@toy-clip-rgb-fold1-seed0", "evaluate@toy-clip-rgb-fold1-seed0", "report@toy"]
+    shown = json.loads(run(pulled, "dvc", "exp", "show", "--json"))
+    (baseline,) = [entry for entry in shown if entry["rev"] != "workspace"]
+    (experiment,) = [each for group in baseline["experiments"] for each in group["revs"]]
+    assert experiment["name"] == "faster"
+    scores = json.loads((pulled / "artifacts/toy/scores.json").read_text())
+    assert experiment["data"]["metrics"] == {"artifacts/toy/scores.json": {"data": scores}}
+    assert experiment["data"]["params"]["configs/toy.yaml"]["data"]["train"]["clip"]["lr"] == 0.02
+    changed = json.loads(run(pulled, "dvc", "metrics", "diff", "HEAD", "faster", "--json"))
+    assert set(changed["artifacts/toy/scores.json"]) <= {f"clip.rgb.{name}" for name in scores["clip"]["rgb"]}
+    run(pulled, "dvc", "plots", "diff", "HEAD", "faster", "--out", "compared")
+    page = (pulled / "compared/index.html").read_text()
+    for revision in ("HEAD", "faster"):
+        copy = f"{revision}_artifacts_toy_figures_clip-rgb_ladder.svg"
+        assert (pulled / "compared/static" / copy).is_file()
+        assert f'src="static/{copy}"' in page
+    config = pulled / "configs/toy.yaml"
+    values = yaml.safe_load(config.read_text())
+    values["train"]["clip"]["lr"] = 0.01
+    config.write_text(yaml.safe_dump(values))
+    output = run(pulled, "dvc", "repro")
+    assert stages_run(output) == []
+    assert "train@toy-clip-rgb-fold1-seed0' is cached" in output
+    assert (pulled / RUN_FILE).read_bytes() == first
+    run(pulled, "git", "checkout", "--quiet", "--", ".")
+    run(pulled, "dvc", "exp", "apply", "faster")
+    assert yaml.safe_load(config.read_text())["train"]["clip"]["lr"] == 0.02
+    assert stages_run(run(pulled, "dvc", "repro")) == []
+
+
+def test_in_a_temporary_copy_media_and_runs_are_those_of_the_repository(pulled):
+    """--queue runs in such a copy too; the media are a link that git ignores, and the view needs decoding anew."""
+    assert (pulled / "media/toy").is_symlink()
+    change = ["--set-param", "configs/toy.yaml:view.fps=5.0", "--set-param", "configs/toy.yaml:train.frame.epochs=2"]
+    sqlite = {"MLFLOW_TRACKING_URI": ""}
+    arguments = ("--temp", "--allow-missing", "--name", "slower", *change, "train@toy-frame-rgb-fold1-seed0")
+    output = run(pulled, "dvc", "exp", "run", *arguments, environment=sqlite)
+    assert "index@toy" not in stages_run(output)
+    assert "decode: 60 of 60 videos decoded" in output
+    assert (pulled / "mlflow.db").is_file()
+    assert len((pulled / "artifacts/toy/frames.csv").read_text().splitlines()) == 61
+    shown = run(pulled, "dvc", "exp", "list")
+    assert "slower" in shown
+
+
+def test_rows_that_are_not_selected_are_named(pulled):
+    output = run(
+        pulled, "dvc", "exp", "run", "--set-param", "configs/toy.yaml:num_seeds=2", "report@toy", code=255
+    )  # fmt: skip
+    assert "clip-rgb-fold1-seed1/predictions.csv: no such file; run `lrcn select` again" in output
+
+
+def test_push_and_pull_through_s3(repository, s3_server, tmp_path):
+    keys = s3_server.environment
+    run(repository, "dvc", "remote", "add", "--local", "s3", f"s3://{s3_server.bucket}/lrcn")
+    run(repository, "dvc", "remote", "modify", "--local", "s3", "endpointurl", s3_server.endpoint)
+    run(repository, "dvc", "push", "--quiet", "--remote", "s3", environment=keys)
+    root = clone(repository, tmp_path / "clone")
+    shutil.copy(repository / ".dvc/config.local", root / ".dvc")
+    run(root, "dvc", "pull", "--quiet", "--remote", "s3", environment=keys)
+    assert stages_run(run(root, "dvc", "repro", "--allow-missing")) == []
+    model = Path("artifacts/toy/trainings/clip-rgb-fold1-seed0/model")
+    for file in sorted((repository / model).iterdir()):
+        assert (root / model / file.name).read_bytes() == file.read_bytes()
+    secret = keys["AWS_SECRET_ACCESS_KEY"]
+    assert not [path for path in (root / ".dvc").rglob("config*") if secret in path.read_text()]
+
+
+def test_without_git(repository, tmp_path):
+    root = tmp_path / "unpacked"
+    shutil.copytree(repository, root, symlinks=True, ignore=shutil.ignore_patterns(".git"))
+    (root / ".dvc/config.local").unlink(missing_ok=True)
+    assert "is not a git repository" in run(root, "dvc", "status", code=255)
+    run(root, "make", "--assume-old=venv", "no-git")
+    assert stages_run(run(root, "dvc", "repro")) == []
+    assert "scores.json" in run(root, "dvc", "metrics", "show")
+    config = root / "configs/toy.yaml"
+    config.write_text(config.read_text().replace("allow_leak: false", "allow_leak: true"))
+    assert stages_run(run(root, "dvc", "repro", "index@toy")) == ["index@toy"]
+
+
+@pytest.mark.parametrize("way", ["add", "import", "link"])
+def test_data_sets_come_in_three_ways(way, repository, tmp_path):
+    """The same bytes, so that nothing is rebuilt; then one more video, which the tables have after `dvc repro`."""
+    root = clone(repository, tmp_path / "clone")
+    (root / "media").mkdir()
+    source = tmp_path / "source"
+    if way == "import":
+        source.mkdir()
+        run(source, "git", "init", "--quiet")
+        run(source, "dvc", "init", "--quiet")
+        run(source, "dvc", "remote", "add", "--default", "storage", str(tmp_path / "registry"))
+        shutil.copytree(repository / "media/toy", source / "toy")
+        run(source, "dvc", "add", "--quiet", "toy")
+        run(source, "dvc", "push", "--quiet")
+        commit(source, "data")
+        run(root, "dvc", "import", "--quiet", str(source), "toy", "--out", "media/toy")
+    else:
+        shutil.copytree(repository / "media/toy", source)
+        if way == "link":
+            (root / "media/toy").symlink_to(source)
+        else:
+            shutil.copytree(source, root / "media/toy")
+            run(root, "dvc", "add", "--quiet", "media/toy")
+    run(root, "dvc", "pull", "--quiet", "code", "index@toy")
+    assert stages_run(run(root, "dvc", "repro", "index@toy")) == []
+    media = {"add": root / "media/toy", "import": source / "toy", "link": source}[way]
+    write_toy_video(media / "right/late.mp4", "right", 90)
+    (media / "labels.csv").chmod(0o644)
+    with (media / "labels.csv").open("a") as file:
+        file.write("right/late.mp4,right,g19\n")
+    if way == "import":
+        run(source, "dvc", "add", "--quiet", "toy")
+        run(source, "dvc", "push", "--quiet")
+        commit(source, "one more")
+        run(root, "dvc", "update", "--quiet", "media/toy.dvc")
+    elif way == "add":
+        run(root, "dvc", "add", "--quiet", "media/toy")
+    assert stages_run(run(root, "dvc", "repro", "index@toy")) == ["index@toy"]
+    assert "right/late.mp4," in (root / "artifacts/toy/videos.csv").read_text()
+    if way == "link":
+        return
+    commit(root, "one more video")
+    if way == "add":
+        run(root, "dvc", "push", "--quiet", "media/toy.dvc")
+    again = clone(root, tmp_path / "again")
+    run(again, "dvc", "pull", "--quiet", "media/toy.dvc")
+    assert (again / "media/toy/right/late.mp4").read_bytes() == (media / "right/late.mp4").read_bytes()
