@@ -30,7 +30,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the browser of the tests
 from pipeline.inference.answers import output_name  # noqa: E402
-from tests.end_to_end.chromium import look_at  # noqa: E402
+from tests.end_to_end.chromium import CLICK, look_at  # noqa: E402
 
 IMAGES = ROOT / "docs/images"
 MAX_BYTES = 200_000
@@ -226,14 +226,23 @@ def mlflow_pages(runs: Path) -> None:
             ["tags.`fold`", "tags.`seed`", "metrics.`best_val_score`", "metrics.`test/acc`",
              "metrics.`test/gain_over_single_frame`"],
         )  # fmt: skip
-        ready = until("document.querySelectorAll('[role=row]').length > 6")
-        charts = until(
-            "document.querySelectorAll('.js-plotly-plot .barlayer, .js-plotly-plot .scatterlayer').length > 2"
+        ready = until("document.querySelectorAll('[role=row]').length > 2")
+        picture("mlflow-settings", f"{runs_page}&viewStateShareKey={by_setting}", ready, *TIDY, height=620)
+        unfold = (  # the plus before the name, which has no name of its own
+            f"{CLICK}0.13 [row-id='{best['info']['run_id']}'] [aria-colindex='2']",
+            until("document.querySelectorAll('[role=row][row-id]').length > 8"),
         )
-        picture("mlflow-settings", f"{runs_page}&viewStateShareKey={by_setting}", ready, *TIDY, height=520)
-        picture("mlflow-trainings", f"{runs_page}&viewStateShareKey={trainings}", ready, *TIDY, height=620)
-        chart = f"{runs_page}&compareRunsMode=CHART&viewStateShareKey={trainings}"
-        picture("mlflow-chart", chart, charts, *TIDY)
+        picture("mlflow-trainings", f"{runs_page}&viewStateShareKey={trainings}", ready, *TIDY, *unfold, height=720)
+        picture(
+            "mlflow-chart",
+            f"{runs_page}&compareRunsMode=CHART&viewStateShareKey={trainings}",
+            until("document.querySelector('.js-plotly-plot')"),
+            *TIDY,
+            *unfold,
+            type_into("input[placeholder='Search metric charts']", "^(train_loss|val_loss|val_score|test/acc)$"),
+            until("document.querySelectorAll('.js-plotly-plot .scatterlayer .trace').length > 8"),
+            height=1150,
+        )
         own = f"{address}#/experiments/{experiment}/runs/{child}"
         picture(
             "mlflow-run", f"{own}?workflowType=machine_learning", until(shows("About this run")), *TIDY, height=1000
@@ -258,6 +267,14 @@ def tag(run: dict[str, Any], name: str) -> str | None:
 def metric(run: dict[str, Any], name: str) -> float:
     """A metric's last value."""
     return next((float(one["value"]) for one in run["data"].get("metrics", []) if one["key"] == name), 0.0)
+
+
+def type_into(selector: str, text: str) -> str:
+    """A script that types into a field of a React page, which listens to its own setter."""
+    return f"""(field => {{
+      Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(field, {text!r});
+      void field.dispatchEvent(new Event("input", {{bubbles: true}}));
+    }})(document.querySelector({selector!r}))"""
 
 
 def saved_view(address: str, experiment: str, name: str, rows: str, columns: list[str]) -> str:
