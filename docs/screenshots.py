@@ -43,6 +43,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"hidden_size": 64, "lr": 0.002},
     {"hidden_size": 64, "bidirectional": False},
 ]
+AUTHOR = ["-c", "user.name=screenshots", "-c", "user.email=screenshots@example.org"]
 FOLDS, SEEDS, EPOCHS = [1, 2, 3], 3, 8  # 6 settings, each with 9 trainings: 60 runs
 # The assistant's panel and the tools over each chart would cover what is to be seen.
 CLOSE = '[data-component-id="mlflow.assistant.chat_panel.close"]'
@@ -158,9 +159,11 @@ def train_runs(folder: Path) -> None:
     for setting in SETTINGS:
         frame = first["train"]["frame"] | {"epochs": EPOCHS} | setting
         changed = first | {"folds": FOLDS, "num_seeds": SEEDS, "train": {"clip": None, "frame": frame}}
-        changed["evaluate"] = first["evaluate"] | {"bootstrap_samples": 300}
+        changed["evaluate"] = first["evaluate"] | {"bootstrap_samples": 200}
         config.write_text(yaml.safe_dump(changed, sort_keys=False))
-        print(f"{SEEDS * len(FOLDS)} trainings with {setting}")
+        for command in (["init", "--quiet"], ["add", "configs", "datasets"], ["commit", "--quiet", "-m", str(setting)]):
+            subprocess.run(["git", *AUTHOR, *command], cwd=folder, check=True)
+        print(f"{SEEDS * len(FOLDS)} trainings with {setting}", flush=True)
         subprocess.run(script, cwd=folder, env=ENVIRONMENT, check=True)
 
 
