@@ -270,8 +270,43 @@ def test_a_damaged_line_is_said(away: str, own_uri: str, unsent: Path) -> None:
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([*lines[:-1], b"\x00\x00\n", lines[-1]]))
     damaged, _ = deliver_unsent(unsent, own_uri)
-    assert f"was damaged after {len(lines) - 1} event(s); what followed is lost" in damaged
-    assert runs(own_uri)[0].data.metrics == {"score": 0.5}
+    assert "clip-rgb-fold1-seed0: 1 line(s) of its events.jsonl were damaged; what they said is lost" in damaged
+    (found,) = runs(own_uri)
+    assert (found.data.metrics, found.info.status) == ({"score": 0.5}, "FINISHED")
+
+
+def test_what_does_not_say_where_it_belongs_is_kept(away: str, own_uri: str, unsent: Path) -> None:
+    with start(away) as run:
+        run.log_metrics({"score": 0.5})
+    (file,) = unsent.glob("*/*/events.jsonl")
+    file.write_bytes(b"\x00" + file.read_bytes())
+    (line,) = deliver_unsent(unsent, own_uri)
+    assert f"not delivered yet: {file}: its first line is damaged" in line
+    assert unsent_keys(unsent) == [run.key]
+
+
+def test_a_run_that_is_refused_holds_up_no_other(away: str, own_uri: str, unsent: Path) -> None:
+    for experiment in ("deleted", "demo"):
+        with Run.start(experiment, "clip-rgb-fold1-seed0", {"lrcn.kind": "training"}, {}, away) as run:
+            run.log_metrics({"score": 0.5})
+    store = client(own_uri)
+    store.delete_experiment(store.create_experiment("deleted"))
+    refused, delivered = deliver_unsent(unsent, own_uri)
+    assert "not delivered yet: deleted/clip-rgb-fold1-seed0 is refused (The experiment 1 must be in" in refused
+    assert "demo/clip-rgb-fold1-seed0: delivered" in delivered
+    assert len(unsent_keys(unsent)) == 1
+    store.restore_experiment("1")
+    assert len(deliver_unsent(unsent, own_uri)) == 1
+    assert not unsent.exists()
+
+
+@pytest.mark.parametrize("uri", ["nosuch://x", "./mlruns"])
+def test_an_address_that_is_none_delivers_nothing(uri: str, away: str, unsent: Path) -> None:
+    with start(away):
+        pass
+    (line,) = deliver_unsent(unsent, uri)
+    assert line.startswith(f"{uri}: ")
+    assert "1 run(s) wait in" in line
 
 
 def test_where_nothing_can_be_kept_the_stage_goes_on(away: str, unsent: Path, tmp_path: Path, capsys: Any) -> None:
