@@ -31,6 +31,8 @@ SETTINGS = {
 }
 PROBE_SECONDS = 4.0
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# What makes them say something: PostgreSQL is asked whether it encrypts, MySQL greets by itself.
+FIRST_WORDS = {"postgresql": bytes.fromhex("0000000804d2162f"), "mysql": b""}
 UPLOAD_SECONDS = "120"  # a server that just answered may take this long to store a model
 
 
@@ -149,12 +151,16 @@ def _ask_http(uri: str, answered: threading.Event) -> None:
 
 
 def _ask_database(uri: str, answered: threading.Event) -> None:
-    """MLflow itself would try for minutes."""
+    """MLflow itself would try for minutes, and wait for ever for one that takes connections and then says nothing."""
     with suppress(OSError, ValueError):
         address = urlsplit(uri)
-        port = address.port or DATABASE_PORTS[address.scheme.partition("+")[0].lower()]
+        kind = address.scheme.partition("+")[0].lower()
         if address.hostname:  # without one: a socket on this machine
-            socket.create_connection((address.hostname, port), PROBE_SECONDS).close()
+            where = (address.hostname, address.port or DATABASE_PORTS[kind])
+            with socket.create_connection(where, PROBE_SECONDS) as connection:
+                connection.sendall(FIRST_WORDS.get(kind, b""))
+                if kind in FIRST_WORDS and not connection.recv(1):
+                    return
         answered.set()
 
 

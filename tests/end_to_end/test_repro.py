@@ -118,7 +118,7 @@ def test_dvc_mlflow_and_the_page_show_the_same_scores_and_figures(built):
         assert {key: own[key] for key in expected} == expected
         score = expected[f"test/{main_score(task)}"]
         assert score == headline[task]["rgb"][main_score(task)]  # of one fold and seed
-        assert trainings[name]["run_id"] == facts["run_id"]
+        assert (trainings[name]["run_id"], trainings[name]["key"]) == (facts["run_id"], facts["key"])
         assert trainings[name]["score"] == pytest.approx(score, abs=1e-9)
         tags = logged["tags"]
         assert (tags["mlflow.parentRunId"], tags["lrcn.kind"]) == (parent["run_id"], "training")
