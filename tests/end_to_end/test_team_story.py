@@ -54,7 +54,8 @@ def test_from_a_clone_to_an_answer_and_back_to_its_videos(origin, s3_server, tmp
     run(root, "dvc", "pull", "--quiet", environment=keys)
     assert stages_run(run(root, "dvc", "repro")) == []
 
-    output = run(root, "dvc", "exp", "run", "--name", "smaller", "--set-param", "configs/toy.yaml:train.clip.hidden_size=24")
+    smaller = "configs/toy.yaml:train.clip.hidden_size=24"
+    output = run(root, "dvc", "exp", "run", "--name", "smaller", "--set-param", smaller)
     assert stages_run(output) == [f"train@toy-{NAME}", f"evaluate@toy-{NAME}", "report@toy"]
 
     shown = json.loads(run(root, "dvc", "exp", "show", "--json"))
