@@ -126,7 +126,7 @@ def find_run(client: Any, what: str) -> TrackedRun:
             f"{what}: no run; expected an id, the beginning of one (4 letters or more), or a training's folder"
         )
     names = {str(found.experiment_id): found.name for found in _pages(client.search_experiments)}
-    runs = next(filter(None, (client.search_runs(list(names), condition) for condition in conditions)), [])
+    runs: Any = next(filter(None, (client.search_runs(list(names), condition) for condition in conditions)), [])
     found = [plain(run, names[run.info.experiment_id]) for run in runs]
     if not found:
         raise TrackingError(f"{what}: MLflow has no such run; {expected}")
