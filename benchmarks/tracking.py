@@ -226,6 +226,7 @@ def main() -> None:
                 "file that is no database": f"sqlite:///{top}/file",
                 "folder that cannot be": f"sqlite:///{top}/file/mlflow.db",
                 "database server away": "postgresql://127.0.0.1:9/x",
+                "database server never answers": f"{hole.replace('http', 'postgresql+psycopg2')}/x",
             }  # fmt: skip
             for case, uri in cases.items():
                 if not options.case or case in options.case:

@@ -1,6 +1,6 @@
 """Experiment tracking: a run's parameters, curves, tables, figures and model in MLflow.
 
-With its neighbours `tracking*.py`, `serving.py` and `modelstore.py` the only importer of mlflow, which is loaded when a
+With `tracking*.py`, `registry.py`, `serving.py` and `modelstore.py` the only importer of mlflow, which is loaded when a
 run starts and not before. What a server cannot take is kept in `mlruns_unsent/`, and costs at most 10 s.
 """
 
