@@ -29,8 +29,8 @@ from pipeline.trackingstore import tracking_uri
 
 INSIDE = ("model.yaml", RUN_FILE, "metrics.json", "predictions.csv")  # of a model, training, experiment or evaluation
 KNOWN = (
-    "expected a folder of results, a model folder, models:/NAME@ALIAS or runs:/RUN_ID/model, a run's id (4 or more of "
-    "its letters), the name of a training such as clip-rgb-fold1-seed0, or a video file"
+    "expected a folder of results, an evaluation, a model folder, models:/NAME@ALIAS or runs:/RUN_ID/model, a run's id "
+    "(4 or more of its letters), the name of a training such as clip-rgb-fold1-seed0, or a video file"
 )
 
 
@@ -70,7 +70,7 @@ def explain(what: str, options: argparse.Namespace) -> Fact:
     """The chain of one thing; raises LrcnError when nothing is known of it."""
     path = Path(what)
     if path.name in INSIDE and path.is_file():
-        path = path.parent  # a file of a folder stands for it, as results.csv does
+        path, what = path.parent, str(path.parent)  # a file of a folder stands for it, as results.csv does
     is_results = path.name in (TABLE, LINES, LEDGER) or any((path / name).exists() for name in (TABLE, LEDGER))
     if options.file is not None and not is_results:
         raise LrcnError(f"{what}: --file names a row of a folder of results, and this is none")
@@ -83,9 +83,10 @@ def explain(what: str, options: argparse.Namespace) -> Fact:
             return _of_model(what, described_model(path), options)
         if (path / "model/model.yaml").exists():
             return _of_training(path, options)
-        training = path.parent.with_name("trainings") / path.name
-        if path.parent.name == "evaluations" and (training / "model/model.yaml").exists():
-            return evaluation_fact(path, options.videos).add(_of_training(training, options))
+        if path.parent.name == "evaluations":
+            training = path.parents[1] / "trainings" / path.name
+            if (training / "model/model.yaml").exists():
+                return evaluation_fact(path, options.videos).add(_of_training(training, options))
         if (path / RUN_FILE).exists():
             return _of_run(_run_id(path), options)
         raise LrcnError(f"{what}: a folder of neither results nor a model; {KNOWN}")
