@@ -25,13 +25,13 @@ def repository(tmp_path_factory) -> Path:
     for name in ("pipeline", "configs", "datasets"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", root)
-    shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
-    for name in (".gitignore", ".dvcignore"):
-        shutil.copy(ROOT / name, root / name)
+    shutil.copy(ROOT / ".gitignore", root)
     make_toy(root)
     run(root, "lrcn", "select", "toy")
     run(root, "git", "init", "--quiet")
-    run(root, "dvc", "init", "--quiet", "--force")
+    run(root, "dvc", "init", "--quiet")
+    shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
+    shutil.copy(ROOT / ".dvcignore", root)
     run(root, "git", "add", "--all")
     run(root, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", "start")
     return root
