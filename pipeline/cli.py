@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -80,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         _help().error(f"unknown command {name!r}; expected one of {', '.join(COMMANDS)}")
     try:
+        if argv is None:
+            _run_code_of_working_folder()
         with _stopping_signals(), ending_with_dvc():
             return _run(name, rest)
     except LrcnError as error:
@@ -101,6 +104,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = f"{where}: {error.strerror}; see to that and run again (--debug shows where it came from)"
         print(printable(f"lrcn {name}: {what}"), file=sys.stderr)
         return 2
+
+
+def _run_code_of_working_folder() -> None:
+    """In a stage of DVC, begin again with the code below the working folder, where this is another checkout's.
+
+    That code is what DVC compares, and what results are kept under. It is another one in a second clone, and in the
+    copy that `dvc exp run --queue` works in: the environment has this package from where it was installed. Raises
+    LrcnError where Python does not take the code from there.
+    """
+    folder = Path.cwd()
+    own = folder / "pipeline" / "cli.py"
+    if not os.environ.get("DVC_STAGE") or not own.is_file() or own.samefile(__file__):
+        return
+    before = os.environ.get("PYTHONPATH", "")
+    if f"{before}{os.pathsep}".startswith(f"{folder}{os.pathsep}"):
+        raise LrcnError(
+            f"{folder}: DVC compares the code here, but that of {Path(__file__).parents[1]} runs; "
+            "expected a Python that uses PYTHONPATH"
+        )
+    paths = f"{folder}{os.pathsep}{before}" if before else str(folder)
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONPATH": paths})
 
 
 @contextmanager

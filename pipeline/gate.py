@@ -129,7 +129,7 @@ def in_words(tested: MainScore) -> str:
 def _run(candidate: Candidate) -> Line:
     if candidate.status == "FINISHED":
         return Line(True, "the run is finished")
-    return Line(False, f"the run is {candidate.status.lower()}; expected finished: wait for it, or train again")
+    return Line(False, f"the run is {candidate.status.lower()}; expected finished: wait for it, or `dvc repro`")
 
 
 def _model(candidate: Candidate) -> Line:

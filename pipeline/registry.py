@@ -39,10 +39,10 @@ class Version:
     gate: Sequence[str]
     promotions: Sequence[str]
 
-    @property
-    def decided(self) -> str:
-        """Its first promotion, in words; "" where there was none."""
-        return self.promotions[-1] if self.promotions else ""
+    def promoted_as(self, alias: str) -> str:
+        """Its first promotion as this alias, in words; "" where there was none."""
+        own = [words for words in self.promotions if words.partition(": ")[2].startswith(f"{alias}, by ")]
+        return own[-1] if own else ""
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,19 @@ def registered_name(run: TrackedRun) -> str:
     return "-".join((run.experiment, *run.place))
 
 
-def read_candidate(client: Any, run: TrackedRun, uri: str) -> Candidate:
-    """What MLflow has of a training; raises TrackingError for a run that is none, ModelError for a damaged model."""
+def read_candidate(client: Any, run: TrackedRun, uri: str, address: str | None = None) -> Candidate:
+    """What MLflow has of a training; raises TrackingError for a run that is none, ModelError for a damaged model.
+
+    address: of the model in question, where that need not be the one that the run logged last.
+    """
     if run.kind != "training":
         what = {"experiment": "an experiment's", "fusion": "a fusion's"}.get(run.kind, "no run of this package")
         raise TrackingError(
             f"{run.run_id}: {what} ({run.name}), which has no model; expected a training's: `lrcn runs best` names one"
         )
-    model_id = _logged_id(client, run.run_id)
-    folder = model_folder(f"models:/{model_id}", uri) if model_id else None
+    if address is None and (model_id := _logged_id(client, run.run_id)):
+        address = f"models:/{model_id}"
+    folder = model_folder(address, uri) if address else None
     over_folds, shortcut = _of_experiment(client, run)
     return Candidate(
         name=run.name,
@@ -113,13 +117,15 @@ def holder_of(client: Any, name: str, alias: str) -> Holder | None:
 
 
 def decide(client: Any, what: str, alias: str, min_score: float | None, uri: str) -> Decision:
-    """Whether an alias may move to a run's model, or back to a version (`models:/NAME/VERSION`); nothing is changed.
+    """Whether an alias may move to a run's model, or to a version (`models:/NAME/VERSION`); nothing is changed.
+
+    A version that had this very alias before, by `lrcn promote`, is gone back to; any other goes through the gate.
 
     Raises TrackingError for no such run or version, ModelError where the model cannot be had whole.
     """
     version = _version_at(client, what)
-    if version is not None and version.decided:
-        address = f"models:/{version.name}/{version.number}"
+    address = None if version is None else f"models:/{version.name}/{version.number}"
+    if version is not None and address is not None and (before := version.promoted_as(alias)):
         found = content_hash(model_folder(address, uri) / "model.yaml")
         if found != version.model_sha256:
             raise TrackingError(
@@ -127,12 +133,12 @@ def decide(client: Any, what: str, alias: str, min_score: float | None, uri: str
                 "another model lies in its place"
             )
         holder = holder_of(client, version.name, alias)
-        lines = going_back(version.number, version.decided, version.tested, alias, holder, min_score)
+        lines = going_back(version.number, before, version.tested, alias, holder, min_score)
         return Decision(version.name, alias, f"version {version.number}", lines, holder, version, None, None)
     if version is not None and not version.run_id:
         raise TrackingError(f"{what}: registered without a run, so nothing says how it was tested; promote a run")
     run = find_run(client, what if version is None else version.run_id)
-    candidate = read_candidate(client, run, uri)
+    candidate = read_candidate(client, run, uri, address)
     name = registered_name(run) if version is None else version.name
     holder = holder_of(client, name, alias)
     lines = gate(candidate, alias, holder, min_score)
@@ -240,6 +246,7 @@ def _of_experiment(client: Any, run: TrackedRun) -> tuple[Any, Any]:
     reported = read_json(client, run.parent_id, "trainings.json")
     scores = read_json(client, run.parent_id, "metrics.json")
     task, stream = run.place
-    mine = reported is not None and run.run_id in json.dumps(reported)
+    cells = {cell for row in reported["data"] for cell in row} if reported else set()
+    mine = bool(cells & {run.run_id, run.tags.get("lrcn.key", run.run_id)})
     over_folds = scores.get(task, {}).get(stream) if scores and mine else None
     return over_folds, read_json(client, run.parent_id, "shortcut.json")

@@ -1,6 +1,6 @@
 """Experiment tracking: a run's parameters, curves, tables, figures and model in MLflow.
 
-With its neighbours `tracking*.py`, `serving.py` and `modelstore.py` the only importer of mlflow, which is loaded when a
+With `tracking*.py`, `registry.py`, `serving.py` and `modelstore.py` the only importer of mlflow, which is loaded when a
 run starts and not before. What a server cannot take is kept in `mlruns_unsent/`, and costs at most 10 s.
 """
 
@@ -147,8 +147,10 @@ class Run:
         self._emit("tags", tags={name: str(value) for name, value in tags.items()})
 
     def set_tags_of(self, facts: Mapping[str, str | None], tags: Mapping[str, object]) -> None:
-        """Tags of another run, by its `facts`; its status stays."""
+        """Tags of another run, by its `facts`; its status stays. Behind one that waits to be sent, this run waits."""
         known = {"key": facts.get("key") or facts["run_id"], **{k: facts[k] for k in ("run_id", "experiment", "name")}}
+        if self._receiver and is_unsent(self._folder, str(known["key"])):
+            self._keep(f"{facts['name']} waits to be sent")
         self._emit("tags_of", **known, tags={name: str(value) for name, value in tags.items()})
 
     def log_table(self, rows: "pd.DataFrame | Sequence[Mapping[str, object]]", file: str) -> None:
@@ -171,10 +173,8 @@ class Run:
     def log_dict(self, value: Mapping[str, Any], file: str) -> None:
         """A mapping as .json or .yaml, by the file's ending."""
         plain = dict(value)
-        if file.endswith((".yaml", ".yml")):
-            text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-        else:
-            text = json.dumps(plain, indent=2)
+        is_yaml = file.endswith((".yaml", ".yml"))
+        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True) if is_yaml else json.dumps(plain, indent=2)
         self.log_text(text, file)
 
     def log_file(self, path: Path, folder: str = "") -> None:

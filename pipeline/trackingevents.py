@@ -59,11 +59,14 @@ def connect(uri: str, answer: Callable[[], bool] | None = None) -> Any:
     apply_settings()
     if not (answer or asked(uri))():
         raise Away("no answer from the server")
-    with asking():
-        import mlflow
+    try:
+        with asking():
+            import mlflow
 
-        ensure_database(uri)
-        return mlflow.MlflowClient(uri)
+            ensure_database(uri)
+            return mlflow.MlflowClient(uri)
+    except Refused as error:  # the address: nothing is there to take anything
+        raise Away(str(error)) from error
 
 
 class Receiver:

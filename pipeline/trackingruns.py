@@ -116,26 +116,36 @@ def find_run(client: Any, what: str) -> TrackedRun:
     """
     named = Path(what) / "mlflow_run.json" if Path(what).is_dir() else Path(what)
     if named.name == "mlflow_run.json" and named.is_file():
-        facts = _parsed(named, str(named))
-        # A run that MLflow got later has no id in the file, but the key it was begun with.
-        condition = f"attributes.run_id = '{facts['run_id']}'"
-        if not facts["run_id"]:
-            condition = f"tags.`lrcn.key` = '{facts.get('key', '')}'"
+        # A run that MLflow got later has no id in the file, and one that was replaced another; both have its key.
+        conditions = _conditions(_parsed(named, str(named)), named)
         expected = "it was not tracked, or MLflow does not have it yet: `lrcn runs sync`"
     elif RUN_ID.fullmatch(what):
-        condition, expected = f"attributes.run_id LIKE '{what}%'", "`lrcn runs list` shows those there are"
+        conditions, expected = [f"attributes.run_id LIKE '{what}%'"], "`lrcn runs list` shows those there are"
     else:
         raise TrackingError(
             f"{what}: no run; expected an id, the beginning of one (4 letters or more), or a training's folder"
         )
     names = {str(found.experiment_id): found.name for found in _pages(client.search_experiments)}
-    found = [plain(run, names[run.info.experiment_id]) for run in client.search_runs(list(names), condition)]
+    runs: Any = next(filter(None, (client.search_runs(list(names), condition) for condition in conditions)), [])
+    found = [plain(run, names[run.info.experiment_id]) for run in runs]
     if not found:
         raise TrackingError(f"{what}: MLflow has no such run; {expected}")
     if len(found) > 1:
         ids = ", ".join(f"{run.run_id} ({run.name})" for run in found[:4])
         raise TrackingError(f"{what}: begins the ids of {len(found)} runs ({ids}); expected more letters of one")
     return found[0]
+
+
+def _conditions(facts: Any, file: Path) -> list[str]:
+    """How MLflow is asked for the run of an `mlflow_run.json`: first by its id, then by its key."""
+    known = facts if isinstance(facts, dict) else {}
+    named = {"attributes.run_id": known.get("run_id"), "tags.`lrcn.key`": known.get("key")}
+    hexadecimal = {where: value for where, value in named.items() if re.fullmatch(r"[0-9a-f]{1,64}", str(value))}
+    if not hexadecimal:
+        raise TrackingError(
+            f"{file}: names no run (neither `run_id` nor `key`); train again, or name the run by its id"
+        )
+    return [f"{where} = '{value}'" for where, value in hexadecimal.items()]
 
 
 def read_json(client: Any, run_id: str, file: str) -> Any:

@@ -24,13 +24,15 @@ SETTINGS = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # it prints tracebacks of what it then raises, and we say in a line
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # Two attempts of 4 s: a server that stops answering in the middle of a run costs 8 s, then nothing more is sent.
+    # Two attempts of 3 s: a server that stops answering in the middle of a run costs 6 s, then nothing more is sent.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
 PROBE_SECONDS = 4.0
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# What makes them say something: PostgreSQL is asked whether it encrypts, MySQL greets by itself.
+FIRST_WORDS = {"postgresql": bytes.fromhex("0000000804d2162f"), "mysql": b""}
 UPLOAD_SECONDS = "120"  # a server that just answered may take this long to store a model
 
 
@@ -149,12 +151,16 @@ def _ask_http(uri: str, answered: threading.Event) -> None:
 
 
 def _ask_database(uri: str, answered: threading.Event) -> None:
-    """MLflow itself would try for minutes."""
+    """MLflow itself would try for minutes, and wait for ever for one that takes connections and then says nothing."""
     with suppress(OSError, ValueError):
         address = urlsplit(uri)
-        port = address.port or DATABASE_PORTS[address.scheme.partition("+")[0].lower()]
+        kind = address.scheme.partition("+")[0].lower()
         if address.hostname:  # without one: a socket on this machine
-            socket.create_connection((address.hostname, port), PROBE_SECONDS).close()
+            where = (address.hostname, address.port or DATABASE_PORTS[kind])
+            with socket.create_connection(where, PROBE_SECONDS) as connection:
+                connection.sendall(FIRST_WORDS.get(kind, b""))
+                if kind in FIRST_WORDS and not connection.recv(1):
+                    return
         answered.set()
 
 

@@ -101,9 +101,10 @@ class Session:
 def deliver_unsent(folder: Path, uri: str) -> list[str]:
     """Send what waits in a folder to MLflow, run by run in the order of their beginning, and remove what has arrived.
 
-    It ends at the first run that MLflow cannot take; `unsent_keys` then still names it. Runs that a living process
-    writes, or another call sends, are left to it. A run whose process died ends as KILLED. What MLflow refuses (a name
-    it does not allow, ...) is said and left out.
+    It ends where MLflow stops answering. Left where they are, so that `unsent_keys` names them, are also runs that a
+    living process writes or another call sends, that MLflow refuses (of a deleted experiment, ...) or of which nothing
+    says where they belong. A run whose process died ends as KILLED. What MLflow refuses of a run (a name it does not
+    allow, ...) is said and left out.
 
     Returns:
         Lines that say what was delivered and what was not.
@@ -123,7 +124,7 @@ def deliver_unsent(folder: Path, uri: str) -> list[str]:
                         with locked(session):
                             _deliver_session(client, uri, session, lines)
                             shutil.rmtree(session)
-            except StoreError as error:
+            except (Refused, StoreError) as error:
                 lines.append(f"not delivered yet: {error}")
             with suppress(OSError):  # a session that came meanwhile, or one that is being written
                 (folder / key).rmdir()
@@ -136,10 +137,14 @@ def deliver_unsent(folder: Path, uri: str) -> list[str]:
 
 
 def _deliver_session(client: Any, uri: str, session: Path, lines: list[str]) -> None:
-    events, is_damaged = _read(session / EVENTS)
-    if not events:
+    events, num_damaged = _read(session / EVENTS)
+    if not events and not num_damaged:
         return  # its process died before it said anything
-    num_events = len(events)
+    if not events or events[0]["kind"] != "open":
+        raise StoreError(
+            f"{session / EVENTS}: its first line is damaged, and nothing else says which run it is of; remove "
+            f"{session} to give it up"
+        )
     if events[-1]["kind"] != "end":
         events.append({"kind": "end", "status": "KILLED", "time": events[-1]["time"]})
     receiver, refused = Receiver(client, uri, session), 0
@@ -149,17 +154,18 @@ def _deliver_session(client: Any, uri: str, session: Path, lines: list[str]) -> 
             receiver.deliver(event)
         except Refused as error:
             if receiver.run_id is None:
-                raise Away(f"{name} is refused: {error}") from error
+                raise Refused(f"{name} is refused ({error}); it stays in {session.parent}") from error
             refused += 1
             lines.append(f"{name}: not logged: {error}")
-    if is_damaged:
-        lines.append(f"{name}: {session / EVENTS} was damaged after {num_events} event(s); what followed is lost")
+    if num_damaged:
+        lines.append(f"{name}: {num_damaged} line(s) of its {EVENTS} were damaged; what they said is lost")
     lines.append(f"{name}: delivered, run {receiver.run_id}{f', but for {refused} event(s)' if refused else ''}")
 
 
-def _read(path: Path) -> tuple[list[Event], bool]:
-    """The events of a file up to its last whole line, behind which a process was killed; whether others are damaged."""
+def _read(path: Path) -> tuple[list[Event], int]:
+    """The events of a file up to its last whole line, behind which a process was killed; how many lines are damaged."""
     events: list[Event] = []
+    num_damaged = 0
     with suppress(FileNotFoundError), path.open("rb") as file:
         for line in file:
             if not line.endswith(b"\n"):
@@ -167,8 +173,8 @@ def _read(path: Path) -> tuple[list[Event], bool]:
             try:
                 events.append(json.loads(line))
             except ValueError:
-                return events, True
-    return events, False
+                num_damaged += 1
+    return events, num_damaged
 
 
 def _link(source: str, destination: str) -> None:

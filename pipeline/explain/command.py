@@ -1,8 +1,9 @@
 """`lrcn explain WHAT`: what a prediction, a model, a run or a video was made from, and whether each hash still holds.
 
-WHAT is a folder of results (or its results.csv or predictions.jsonl), a model folder or address (models:/NAME@ALIAS,
-runs:/RUN_ID/model), a run (its id, the beginning of it, or the name of a training's folder), or a video file. Exit code
-0: all that could be checked holds; 1: something does not, or is missing; 2: nothing is known of WHAT.
+WHAT is a folder of results (or its results.csv or predictions.jsonl), an evaluation (its folder, or predictions.csv in
+it), a model folder or address (models:/NAME@ALIAS, runs:/RUN_ID/model), a run (its id, the beginning of it, or the name
+of a training's folder), or a video file. Exit code 0: all that could be checked holds; 1: something does not, or is
+missing; 2: nothing is known of WHAT.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pipeline.explain.facts import MAX_SHOWN, Fact, broken, compared, counts, un
 from pipeline.explain.media import features_fact, videos_fact
 from pipeline.explain.model import KnownModel, described_model, find_model, hash_or_none, model_facts, tables_fact
 from pipeline.explain.results import LINES, TABLE, opened, results_fact, same_file
-from pipeline.explain.run import RUN_FILE, dvc_fact, read_run_file, run_fact, runs_facts
+from pipeline.explain.run import RUN_FILE, dvc_fact, evaluation_fact, read_run_file, run_fact, runs_facts
 from pipeline.explain.video import places, video_fact
 from pipeline.inference.ledger import LEDGER
 from pipeline.modelstore import ADDRESS, model_folder
@@ -26,9 +27,10 @@ from pipeline.trackinglookup import children_of, runs_beginning, runs_named, run
 from pipeline.trackingruns import RUN_ID, TrackedRun
 from pipeline.trackingstore import tracking_uri
 
+INSIDE = ("model.yaml", RUN_FILE, "metrics.json", "predictions.csv")  # of a model, training, experiment or evaluation
 KNOWN = (
-    "expected a folder of results, a model folder, models:/NAME@ALIAS or runs:/RUN_ID/model, a run's id (4 or more of "
-    "its letters), the name of a training such as clip-rgb-fold1-seed0, or a video file"
+    "expected a folder of results, an evaluation, a model folder, models:/NAME@ALIAS or runs:/RUN_ID/model, a run's id "
+    "(4 or more of its letters), the name of a training such as clip-rgb-fold1-seed0, or a video file"
 )
 
 
@@ -50,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.file is not None and len(options.what) > 1:
         raise LrcnError("--file names a row of one folder of results; name one folder")
+    if options.results and not any(_is_video(Path(what)) for what in options.what):
+        raise LrcnError("--results names answers for a video; expected a video file, or `lrcn explain DIR`")
     chains = [explain(what, options) for what in options.what]
     total = counts(Fact("", below=chains))
     if options.json:
@@ -65,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def explain(what: str, options: argparse.Namespace) -> Fact:
     """The chain of one thing; raises LrcnError when nothing is known of it."""
     path = Path(what)
+    if path.name in INSIDE and path.is_file():
+        path, what = path.parent, str(path.parent)  # a file of a folder stands for it, as results.csv does
     is_results = path.name in (TABLE, LINES, LEDGER) or any((path / name).exists() for name in (TABLE, LEDGER))
     if options.file is not None and not is_results:
         raise LrcnError(f"{what}: --file names a row of a folder of results, and this is none")
@@ -77,6 +83,10 @@ def explain(what: str, options: argparse.Namespace) -> Fact:
             return _of_model(what, described_model(path), options)
         if (path / "model/model.yaml").exists():
             return _of_training(path, options)
+        if path.parent.name == "evaluations":
+            training = path.parents[1] / "trainings" / path.name
+            if (training / "model/model.yaml").exists():
+                return evaluation_fact(path, options.videos).add(_of_training(training, options))
         if (path / RUN_FILE).exists():
             return _of_run(_run_id(path), options)
         raise LrcnError(f"{what}: a folder of neither results nor a model; {KNOWN}")
@@ -89,6 +99,10 @@ def explain(what: str, options: argparse.Namespace) -> Fact:
     if trainings:
         return _of_training(trainings[0], options)
     return _of_run(what, options)
+
+
+def _is_video(path: Path) -> bool:
+    return path.is_file() and path.name not in (TABLE, LINES, LEDGER, *INSIDE)
 
 
 def _of_results(folder: Path, options: argparse.Namespace) -> Fact:

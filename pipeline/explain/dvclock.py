@@ -11,12 +11,17 @@ from typing import Any
 import yaml
 
 from pipeline.config import read_yaml
+from pipeline.data.tables import read_csv
 from pipeline.errors import ConfigError, DataError
 from pipeline.explain.facts import MAX_SHOWN, Fact, broken, compared, holds, some_of, unchecked
+from pipeline.files import content_hash
+from pipeline.stages.code import CODE_COLUMNS
+from pipeline.stages.code import TABLES as CODE
 
 LOCK = Path("dvc.lock")
 REPEAT = "run `dvc repro`, or `dvc checkout` to have the files of dvc.lock back"
 LARGE = "not read; --videos reads it"
+NEVER_IN = (".git", ".hg", ".dvc")  # what DVC leaves out of folders by itself
 
 
 @dataclass
@@ -53,12 +58,15 @@ class DvcLock:
         return None
 
     def upstream(self, name: str) -> list[str]:
-        """The stages that made what a stage reads, and so on, the nearest first."""
+        """The stages that made what a stage reads, and so on, the nearest first.
+
+        Without the stage `code`, which looks at all code: that of a stage is compared by the table `code` wrote of it.
+        """
         writers = {entry["path"]: other for other, stage in self.stages.items() for entry in _entries(stage, "outs")}
         found, todo = [name], [name]
         while todo:
             for entry in _entries(self.stages[todo.pop(0)], "deps"):
-                writer = writers.get(entry["path"])
+                writer = None if _is_code(entry["path"]) else writers.get(entry["path"])
                 if writer is not None and writer not in found:
                     found.append(writer)
                     todo.append(writer)
@@ -71,7 +79,7 @@ class DvcLock:
         # A store that was counted, and not read, is said once, and not of each stage that reads it.
         facts = [fact for fact in facts if fact.state != "unchecked" or fact not in self._said]
         self._said += [fact for fact in facts if fact.state == "unchecked"]
-        wrong = some_of(_code_in_one([fact for fact in facts if fact.state == "broken"]))
+        wrong = some_of([fact for fact in facts if fact.state == "broken"])
         aside = some_of([fact for fact in facts if fact.state == "unchecked"])
         num_good = sum(fact.state == "holds" for fact in facts)
         total = Fact(name, f"{num_good} of {len(facts)} dependencies, parameters and outputs are those of {LOCK}")
@@ -85,7 +93,8 @@ class DvcLock:
         if not Path(path).exists():
             return broken(path, expected=expected, found="nothing", advice=f"{REPEAT}, or `dvc pull`")
         if not expected.endswith(".dir"):
-            return compared(path, expected=expected, found=self._md5(path), advice=REPEAT)
+            fact = compared(path, expected=expected, found=self._md5(path), advice=REPEAT)
+            return _code(path) if _is_code(path) and fact.state == "holds" else fact
         files = sorted(files_below(Path(path)))
         if is_store(path) and not self.read_videos:
             return _counted(path, entry, files)
@@ -93,8 +102,8 @@ class DvcLock:
         found = folder_md5(listing)
         if found == expected:
             return holds(path)
-        if ignores():
-            return unchecked(path, reason=".dvcignore names files, which this command does not look at")
+        if patterns := dvcignore()[1]:
+            return unchecked(path, reason=f".dvcignore has patterns that this command does not follow: {patterns[0]}")
         before = cached_listing(expected)
         named = "" if before is None else f" ({differences(before, listing)})"
         return broken(path, expected=expected, found=f"{found}{named}", advice=REPEAT)
@@ -118,10 +127,13 @@ def file_md5(path: Path) -> str:
 
 
 def files_below(folder: Path) -> Iterator[str]:
-    """Paths of the files below a folder, relative to it."""
-    for where, _, names in os.walk(folder):
+    """Paths of the files below a folder, relative to it, without those that `.dvcignore` leaves out by a plain name."""
+    ignored = (*NEVER_IN, *dvcignore()[0])
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in ignored]
         for name in names:
-            yield os.path.relpath(os.path.join(where, name), folder)  # noqa: PTH118 - keeps the name's bytes
+            if name not in ignored:
+                yield os.path.relpath(os.path.join(where, name), folder)  # noqa: PTH118 - keeps the name's bytes
 
 
 def folder_md5(listing: list[dict[str, str]]) -> str:
@@ -155,33 +167,46 @@ def differences(before: list[dict[str, str]], now: list[dict[str, str]]) -> str:
     return "; ".join(words) or "the same files in another order"
 
 
-def ignores() -> bool:
-    """Whether a `.dvcignore` at the root leaves files out of folders' hashes."""
+def dvcignore() -> tuple[list[str], list[str]]:
+    """The lines of the root's `.dvcignore`: plain names of files and folders, and patterns, which are not followed."""
     try:
         lines = Path(".dvcignore").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return False
-    return any(line.strip() and not line.lstrip().startswith("#") for line in lines)
+        return [], []
+    lines = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    plain = [line for line in lines if not set(line) & set("/*?[]!\\")]
+    return plain, [line for line in lines if line not in plain]
 
 
-def _code_in_one(facts: list[Fact]) -> list[Fact]:
-    """Files of code that differ as one fact: an edit may change what most stages import."""
-    code = [fact for fact in facts if fact.name.startswith("pipeline/") and fact.name.endswith(".py")]
-    if len(code) < 2:
-        return facts
-    names = ", ".join(fact.name.removeprefix("pipeline/") for fact in code[:MAX_SHOWN])
-    more = f" and {len(code) - MAX_SHOWN} more" if len(code) > MAX_SHOWN else ""
-    found = f"{len(code)} other files: {names}{more}"
+def _is_code(path: str) -> bool:
+    """Whether a path of `dvc.lock` is the table of a stage's code."""
+    return Path(path).parent == CODE
+
+
+def _code(path: str) -> Fact:
+    """The files that a stage runs against the table of them."""
+    rows = [row for _, row in read_csv(Path(path), CODE_COLUMNS)]
+    other = [row["path"] for row in rows if not _has_hash(row["path"], row["sha256"])]
+    if not other:
+        return holds(path)
+    more = f" and {len(other) - MAX_SHOWN} more" if len(other) > MAX_SHOWN else ""
+    found = f"{len(other)} that differ: {', '.join(other[:MAX_SHOWN])}{more}"
     advice = "the code has changed since: `dvc repro`, or check out the commit that made it"
-    one = broken("code (pipeline/)", expected=f"the files of {LOCK}", found=found, advice=advice)
-    return [one, *(fact for fact in facts if fact not in code)]
+    return broken(f"code ({path})", expected=f"the {len(rows)} files named there", found=found, advice=advice)
+
+
+def _has_hash(path: str, sha256: str) -> bool:
+    try:
+        return content_hash(path) == sha256
+    except OSError:
+        return False
 
 
 def _counted(path: str, entry: dict[str, Any], files: list[str]) -> Fact:
     """A large folder by the number and size of its files, which take no reading."""
     size = sum(os.stat(os.path.join(path, name)).st_size for name in files)  # noqa: PTH116, PTH118
     there, then = f"{len(files)} files, {size} bytes", f"{entry.get('nfiles')} files, {entry.get('size')} bytes"
-    if there != then and not ignores():
+    if there != then and not dvcignore()[1]:
         return broken(path, expected=then, found=there, advice=REPEAT)
     return unchecked(path, there, reason=LARGE)
 

@@ -186,13 +186,13 @@ def _settings(model: KnownModel) -> Fact:
     except (LrcnError, TypeError, KeyError) as error:
         return unchecked(name, reason=f"{path} does not train such a model now ({error})")
     before = flatten(then, ".")
-    changed = [key for key in now if before.get(key) != now[key]]
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if not changed:
         return holds(name)
     return broken(
         name,
         expected=", ".join(f"{key}: {json.dumps(before.get(key))}" for key in changed),
-        found=", ".join(f"{key}: {json.dumps(now[key])}" for key in changed),
+        found=", ".join(f"{key}: {json.dumps(now.get(key))}" for key in changed),
         advice="put the values back, or `dvc repro` trains with the new ones",
     )
 

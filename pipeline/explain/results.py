@@ -77,6 +77,7 @@ def results_fact(results: Results, file: str | None) -> tuple[Fact, KnownModel |
     model, described = _model(results, chosen)
     top.add(described, *_agreement(results, chosen, model))
     if file is None:
+        top.add(*_same_files(results))
         return top.add(_looks(results, chosen), _sides(chosen, model)), model
     number, row = chosen[0]
     return top.add(_file(results, number, row, model)), model
@@ -151,6 +152,19 @@ def _agreement(results: Results, chosen: Sequence[tuple[int, dict[str, str]]], m
     missing = [row["path"] for _, row in chosen if not _has_timesteps(results, row["path"])]
     paths = [str(timesteps_path(results.folder, path)) for path in missing]
     return facts + some_of([broken(p, expected="scores of this model", found="none", advice=AGAIN) for p in paths])
+
+
+def _same_files(results: Results) -> list[Fact]:
+    """Whether both tables have a row for the same files: a row that was taken out of one is in the other."""
+    both = (TABLE, [row["path"] for _, row in results.rows]), (LINES, [str(line.get("path")) for line in results.lines])
+    facts = []
+    for (name, paths), (other, others) in (both, both[::-1]):
+        lacking = Counter(others) - Counter(paths)
+        facts += [
+            broken(f"{name}, {path}", expected=f"{num} row(s) more, as in {other}", found="none", advice=AGAIN)
+            for path, num in lacking.items()
+        ]
+    return some_of(facts)
 
 
 def _differing(name: str, expected: Mapping[str, object], found: Mapping[str, object]) -> Fact | None:

@@ -9,11 +9,14 @@ from pipeline.evaluation.headline import headline_scores
 from pipeline.explain.dvclock import LOCK, DvcLock, file_md5, files_below, folder_md5
 from pipeline.explain.facts import Fact, broken, compared, holds, unchecked
 from pipeline.explain.model import KnownModel
+from pipeline.stages.aggregate import LOCK as LOCK_TAG
+from pipeline.stages.tracked import canonical_sha256
 from pipeline.trackinglookup import children_of, registered_of, runs_beginning, runs_of_key, runs_of_model
 from pipeline.trackingruns import TrackedRun
 
 SAME_TAGS = ("experiment", "features.key", "videos.sha256", "segments.sha256", "splits.sha256", "git.commit")
 RUN_FILE = "mlflow_run.json"
+OTHER_LOCK = "the stage ran again, or `dvc commit` wrote its entry anew: `git log -p dvc.lock` has the older ones"
 OTHER_MODEL = "the run is of another training: the name was trained again since; explain the run by its id"
 
 
@@ -53,7 +56,7 @@ def run_fact(run: TrackedRun, model: KnownModel | None, uri: str) -> Fact:
             same = stated == model.sha256
             value = stated if same else ""
             top.add(compared("model.sha256", value, expected=stated, found=model.sha256, advice=OTHER_MODEL))
-        top.add(*_tags(run, model), _scores(run, model))
+        top.add(*_tags(run, model), _scores(run, model), _locked(run))
     if run.parent_id:
         top.add(Fact("parent run", run.parent_id))
     try:
@@ -79,10 +82,8 @@ def dvc_fact(model: KnownModel, read_videos: bool) -> Fact:
     top = Fact("DVC", str(LOCK))
     try:
         lock = DvcLock.read(read_videos)
-    except FileNotFoundError:
-        return unchecked("DVC", reason=f"no {LOCK} here")
-    except LrcnError as error:
-        return unchecked("DVC", reason=str(error))
+    except (FileNotFoundError, LrcnError) as error:
+        return unchecked("DVC", reason=_no_lock(error))
     path = Path("artifacts") / model.stated("experiment") / "trainings" / model.training / "model"
     name = lock.stage_of(path)
     if name is None:
@@ -91,6 +92,21 @@ def dvc_fact(model: KnownModel, read_videos: bool) -> Fact:
         top.add(compared("stage", expected=stated, found=name, advice="dvc.yaml names it otherwise now"))
     top.add(_entry(model, lock, name, path), lock.facts(name))
     return top.add(*(lock.facts(other) for other in lock.upstream(name)))
+
+
+def evaluation_fact(folder: Path, read_videos: bool) -> Fact:
+    """The files of an evaluation, and what they were made of, by its stage's entry in `dvc.lock`."""
+    top = Fact("evaluation", str(folder))
+    try:
+        lock = DvcLock.read(read_videos)
+    except (FileNotFoundError, LrcnError) as error:
+        return top.add(unchecked("DVC", reason=_no_lock(error)))
+    name = lock.stage_of(folder / "metrics.json")
+    return top.add(unchecked("DVC", reason=f"no stage of {LOCK} writes {folder}") if name is None else lock.facts(name))
+
+
+def _no_lock(error: Exception) -> str:
+    return f"no {LOCK} here" if isinstance(error, FileNotFoundError) else str(error)
 
 
 def _entry(model: KnownModel, lock: DvcLock, name: str, path: Path) -> Fact:
@@ -113,6 +129,21 @@ def _tags(run: TrackedRun, model: KnownModel) -> list[Fact]:
             value = found if expected == found else ""
             facts.append(compared(name, value, expected=expected, found=found, advice=OTHER_MODEL))
     return facts
+
+
+def _locked(run: TrackedRun) -> Fact:
+    """The hash of the run's entry in `dvc.lock`, as the run has it, against the entry."""
+    stage, expected = run.tags.get("dvc.stage", ""), run.tags.get(LOCK_TAG)
+    if expected is None:
+        reason = "the stage `report`, run by DVC, adds it" if stage else "DVC did not run this training"
+        return unchecked(LOCK_TAG, reason=reason)
+    try:
+        entry = DvcLock.read().stages.get(stage)
+    except (FileNotFoundError, LrcnError) as error:
+        return unchecked(LOCK_TAG, expected, reason=_no_lock(error))
+    found = "no such stage" if entry is None else canonical_sha256(entry)
+    value = expected if found == expected else ""
+    return compared(LOCK_TAG, value, expected=expected, found=found, advice=OTHER_LOCK)
 
 
 def _scores(run: TrackedRun, model: KnownModel) -> Fact:

@@ -68,9 +68,10 @@ def row_of(
     file = (layout.fusion(name) if stream == "fused" else layout.training(name)) / "mlflow_run.json"
     facts = read_facts(file) if file.exists() else None
     score = headline_scores(task, read_scores(layout.evaluation(name) / "metrics.json")).get(main_score(task))
-    run_id = facts["run_id"] if facts else None
     row: dict[str, object] = {"name": name, "task": task, "stream": stream, "fold": fold, "seed": seed}
-    return {**row, "run_id": run_id, "metric": main_score(task), "score": score}, facts
+    # A run that waits to be sent has no id yet, but its key.
+    row |= {"run_id": facts["run_id"], "key": facts.get("key")} if facts else {"run_id": None, "key": None}
+    return {**row, "metric": main_score(task), "score": score}, facts
 
 
 def in_words(title: str, experiment: Experiment, headline: Mapping[str, Mapping[str, Any]]) -> str:

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def write_report(options: StageOptions) -> None:
     """Write the report of the options' experiment; what an earlier one wrote of other tasks and streams is removed."""
-    for name in ("tables", "figures"):
+    for name in ("tables", "figures", "confusion"):
         shutil.rmtree(options.layout.root / name, ignore_errors=True)
     experiment, layout = options.experiment, options.layout
     dataset = dataset_of(experiment)

@@ -15,6 +15,7 @@ import yaml
 
 from pipeline.config import Experiment, load_experiment, read_yaml
 from pipeline.errors import ConfigError
+from pipeline.files import write_text
 from pipeline.stages.layout import representation, training_name
 
 EXPERIMENTS, STAGES = Path("configs/experiments.yaml"), Path("dvc.yaml")
@@ -25,7 +26,8 @@ def stage_rows(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, dic
     """Rows of the kinds of stages in dvc.yaml: per experiment, CNN, training, probe of a training, fusion of two.
 
     prefix: where the stream's settings stand in the experiment's file, "" or `flow.`. method: the parameter that says
-    how flow is computed; RGB has none and names one that its stages depend on anyway.
+    how flow is computed; RGB has none and names one that its stages depend on anyway. Raises ConfigError where two
+    experiments have a row of one name, of which DVC would build one.
     """
     rows: dict[str, dict[str, dict[str, Any]]] = {
         "experiments": {}, "representations": {}, "trainings": {}, "probes": {}, "fusions": {},
@@ -41,7 +43,12 @@ def stage_rows(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, dic
                 "prefix": "" if stream == "rgb" else f"{stream}.",
             }
             method = "flow.method" if stream == "flow" else "view.fps"
-            rows["representations"].setdefault(f"{name}-{own['representation']}", {**both, **own, "method": method})
+            key = f"{name}-{own['representation']}"
+            there = rows["representations"].setdefault(key, {**both, **own, "method": method})
+            if there["experiment"] != name:
+                raise ConfigError(
+                    f"experiments {there['experiment']} and {name}: both have a row {key}; rename one of them"
+                )
             for task, seed in itertools.product(experiment.stream(stream).tasks, experiment.seeds):
                 training = training_name(task, stream, fold, seed)
                 row = {**both, "name": training, "task": task, **own, "seed": seed}
@@ -106,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = HEADER.format(names=" ".join(names)) + yaml.safe_dump(
         rows, sort_keys=False, default_flow_style=None, width=200
     )
-    EXPERIMENTS.write_text(text, encoding="utf-8")
+    write_text(EXPERIMENTS, text)
     print(f"{EXPERIMENTS}: {len(rows['trainings'])} training(s) of {', '.join(names)}; `dvc repro` builds them")
 
 

@@ -44,6 +44,15 @@ def pulled(repository, tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture
+def complete(pulled, repository) -> Path:
+    """The clone, its media being a link that git ignores."""
+    if not (pulled / "media").exists():
+        (pulled / "media").mkdir()
+        (pulled / "media/toy").symlink_to(repository / "media/toy")
+    return pulled
+
+
 def test_a_clone_has_all_results_and_rebuilds_nothing(pulled, repository):
     assert not (pulled / "media").exists()
     assert stages_run(run(pulled, "dvc", "repro", "--allow-missing")) == []
@@ -79,57 +88,56 @@ def test_plots_compare_curves_confusions_and_figures(pulled):
     assert sum(int(row.rpartition(",")[2]) for row in counts[1:]) == 8  # 4 people of the test side, two videos each
 
 
-def test_an_experiment_runs_what_it_changes_and_going_back_trains_nothing(pulled):
-    first = (pulled / RUN_FILE).read_bytes()
-    output = run(pulled, "dvc", "exp", "run", "--name", "faster", "--set-param", LR)
+def test_an_experiment_runs_what_it_changes_and_going_back_trains_nothing(complete):
+    first = (complete / RUN_FILE).read_bytes()
+    output = run(complete, "dvc", "exp", "run", "--name", "faster", "--set-param", LR)
     assert stages_run(output) == ["train@toy-clip-rgb-fold1-seed0", "evaluate@toy-clip-rgb-fold1-seed0", "report@toy"]
-    shown = json.loads(run(pulled, "dvc", "exp", "show", "--json"))
+    shown = json.loads(run(complete, "dvc", "exp", "show", "--json"))
     (baseline,) = [entry for entry in shown if entry["rev"] != "workspace"]
     (experiment,) = [each for group in baseline["experiments"] for each in group["revs"]]
     assert experiment["name"] == "faster"
-    scores = json.loads((pulled / "artifacts/toy/scores.json").read_text())
+    scores = json.loads((complete / "artifacts/toy/scores.json").read_text())
     assert experiment["data"]["metrics"] == {"artifacts/toy/scores.json": {"data": scores}}
     assert experiment["data"]["params"]["configs/toy.yaml"]["data"]["train"]["clip"]["lr"] == 0.02
-    changed = json.loads(run(pulled, "dvc", "metrics", "diff", "HEAD", "faster", "--json"))
+    changed = json.loads(run(complete, "dvc", "metrics", "diff", "HEAD", "faster", "--json"))
     assert set(changed["artifacts/toy/scores.json"]) <= {f"clip.rgb.{name}" for name in scores["clip"]["rgb"]}
-    run(pulled, "dvc", "plots", "diff", "HEAD", "faster", "--out", "compared")
-    page = (pulled / "compared/index.html").read_text()
+    run(complete, "dvc", "plots", "diff", "HEAD", "faster", "--out", "compared")
+    page = (complete / "compared/index.html").read_text()
     for revision in ("HEAD", "faster"):
         copy = f"{revision}_artifacts_toy_figures_clip-rgb_ladder.svg"
-        assert (pulled / "compared/static" / copy).is_file()
+        assert (complete / "compared/static" / copy).is_file()
         assert f'src="static/{copy}"' in page
-    config = pulled / "configs/toy.yaml"
+    config = complete / "configs/toy.yaml"
     values = yaml.safe_load(config.read_text())
     values["train"]["clip"]["lr"] = 0.01
     config.write_text(yaml.safe_dump(values))
-    output = run(pulled, "dvc", "repro")
+    output = run(complete, "dvc", "repro")
     assert stages_run(output) == []
     assert "train@toy-clip-rgb-fold1-seed0' is cached" in output
-    assert (pulled / RUN_FILE).read_bytes() == first
-    run(pulled, "git", "checkout", "--quiet", "--", ".")
-    run(pulled, "dvc", "exp", "apply", "faster")
+    assert (complete / RUN_FILE).read_bytes() == first
+    run(complete, "git", "checkout", "--quiet", "--", ".")
+    run(complete, "dvc", "exp", "apply", "faster")
     assert yaml.safe_load(config.read_text())["train"]["clip"]["lr"] == 0.02
-    assert stages_run(run(pulled, "dvc", "repro")) == []
+    assert stages_run(run(complete, "dvc", "repro")) == []
 
 
-def test_in_a_temporary_copy_media_and_runs_are_those_of_the_repository(pulled):
-    """--queue runs in such a copy too; the media are a link that git ignores, and the view needs decoding anew."""
-    assert (pulled / "media/toy").is_symlink()
+def test_in_a_temporary_copy_media_and_runs_are_those_of_the_repository(complete):
+    """--queue runs in such a copy too; the media are a link that git ignores, and another rate needs decoding."""
     change = ["--set-param", "configs/toy.yaml:view.fps=5.0", "--set-param", "configs/toy.yaml:train.frame.epochs=2"]
     sqlite = {"MLFLOW_TRACKING_URI": ""}
     arguments = ("--temp", "--allow-missing", "--name", "slower", *change, "train@toy-frame-rgb-fold1-seed0")
-    output = run(pulled, "dvc", "exp", "run", *arguments, environment=sqlite)
+    output = run(complete, "dvc", "exp", "run", *arguments, environment=sqlite)
     assert "index@toy" not in stages_run(output)
     assert "decode: 60 of 60 videos decoded" in output
-    assert (pulled / "mlflow.db").is_file()
-    assert len((pulled / "artifacts/toy/frames.csv").read_text().splitlines()) == 61
-    shown = run(pulled, "dvc", "exp", "list")
+    assert (complete / "mlflow.db").is_file()
+    assert len((complete / "artifacts/toy/frames.csv").read_text().splitlines()) == 61
+    shown = run(complete, "dvc", "exp", "list")
     assert "slower" in shown
 
 
-def test_rows_that_are_not_selected_are_named(pulled):
+def test_rows_that_are_not_selected_are_named(complete):
     output = run(
-        pulled, "dvc", "exp", "run", "--set-param", "configs/toy.yaml:num_seeds=2", "report@toy", code=255
+        complete, "dvc", "exp", "run", "--set-param", "configs/toy.yaml:num_seeds=2", "report@toy", code=255
     )  # fmt: skip
     assert "clip-rgb-fold1-seed1/predictions.csv: no such file; run `lrcn select` again" in output
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from pipeline import cli
+from pipeline.trackingstore import answers
 from tests.mlflowruns import add_run, scores
 from tests.mlflowservers import PASSWORD, mlflow_server, postgres
 
@@ -37,6 +38,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     folder.mkdir()
     sqlite = nullcontext(f"sqlite:///{folder}/mlflow.db")
     with postgres() if request.param == "postgresql" else sqlite as database, mlflow_server(folder, database) as uri:
+        assert answers(database)
         yield Server(uri, folder)
     assert PASSWORD not in (folder / "server.log").read_text()
 

@@ -197,6 +197,15 @@ def test_an_experiment_without_a_probe_has_no_row_of_it():
     assert stage_rows({"demo": parse(values, Experiment, "demo")})["probes"] != {}
 
 
+def test_two_experiments_do_not_share_a_row():
+    """demo's flow stream and demo-flow's colours would both be demo-flow-shared, and one of them not be built."""
+    values = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
+    flow = with_flow({**values, "finetune": None})
+    both = {"demo": parse(flow, Experiment, "demo"), "demo-flow": parse({**values, "finetune": None}, Experiment, "x")}
+    with pytest.raises(ConfigError, match="experiments demo and demo-flow: both have a row demo-flow-shared; rename"):
+        stage_rows(both)
+
+
 def test_one_more_seed_changes_no_row_that_was_there():
     values = with_flow(yaml.safe_load((ROOT / "configs/demo.yaml").read_text()))
     before, after = (

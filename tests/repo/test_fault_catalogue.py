@@ -59,7 +59,7 @@ CATALOGUE = {
     "F1": "unit/test_tracking.py::test_a_server_that_is_away_is_reported_once_and_stops_nothing",
     "F2": "unit/test_tracking.py::test_a_server_that_never_answers_costs_less_than_ten_seconds",
     "F5": "unit/test_tracking.py::test_names_become_what_mlflow_takes",
-    "F7": "stages/test_store_faults.py::test_the_stage_of_a_killed_parent_goes_on_and_a_new_run_is_told",
+    "F7": "stages/test_store_faults.py::test_by_hand_the_stage_of_a_killed_parent_goes_on_and_a_new_run_is_told",
 }
 
 

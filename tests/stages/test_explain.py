@@ -12,7 +12,7 @@ import pytest
 from pipeline import cli
 from pipeline.explain.dvclock import file_md5, files_below, folder_md5
 from pipeline.files import content_hash
-from tests.conftest import run_stage, untracked_in
+from tests.conftest import ROOT, run_stage, untracked_in
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +34,7 @@ def answered(built_toy, tmp_path_factory) -> Path:
         Path("inbox/text.mp4").write_text("no video\n")
         arguments = ["inbox", "gone.mp4", "--model", str(MODEL), "--out", "out"]
         assert cli.main(["predict", *arguments]) == 1
+        shutil.copy(ROOT / ".dvcignore", ".")
         write_lock()
     return root
 
@@ -199,6 +200,16 @@ FAULTS: dict[str, tuple[Callable[[], object], str, str]] = {
         "predictions.jsonl, inbox/0.mp4",
         "the file was edited",
     ),
+    "a row that was taken out": (
+        lambda: replace_in("out/results.csv", row_of("inbox/1.mp4"), ""),
+        "results.csv, inbox/1.mp4",
+        "lrcn predict",
+    ),
+    "a row that was given twice": (
+        lambda: replace_in("out/results.csv", row_of("inbox/1.mp4"), 2 * row_of("inbox/1.mp4")),
+        "predictions.jsonl, inbox/1.mp4",
+        "lrcn predict",
+    ),
     "another description": (
         lambda: shutil.copyfile("artifacts/toy/trainings/frame-rgb-fold1-seed0/model/model.yaml", "out/model.yaml"),
         "out/model.yaml",
@@ -208,6 +219,11 @@ FAULTS: dict[str, tuple[Callable[[], object], str, str]] = {
     "a file that was answered for": (lambda: flip("inbox/1.mp4"), "inbox/1.mp4", "lrcn predict"),
     "a file that is gone": (lambda: Path("inbox/2.mp4").unlink(), "inbox/2.mp4", "put it back"),
 }
+
+
+def row_of(path: str) -> str:
+    """The line of a file in results.csv."""
+    return next(line for line in Path("out/results.csv").read_text().splitlines(True) if line.startswith(path))
 
 
 def feature_file() -> Path:
@@ -289,6 +305,31 @@ def test_of_a_model_that_does_not_say_what_it_saw_its_own_tables_do(explain):
     assert [fact["state"] for fact in facts if fact["name"] == "sides"] == ["unchecked"]
 
 
+def test_a_setting_that_the_model_had_and_the_file_has_not_is_found(explain):
+    replace_in(f"{MODEL}/model.yaml", "finetune: null", "finetune: {epochs: 3}")
+    code, facts = explain(MODEL)
+    assert code == 1
+    assert wrong(facts)["settings (configs/toy.yaml)"]["expected"] == "finetune.epochs: 3"
+
+
+def test_from_a_prediction_of_an_evaluation_to_the_model(explain):
+    evaluation = f"artifacts/toy/evaluations/{NAME}"
+    lock = json.loads(Path("dvc.lock").read_text())
+    outs = [
+        {"path": f"{evaluation}/{name}", "hash": "md5", "md5": file_md5(Path(evaluation, name))}
+        for name in ("metrics.json", "predictions.csv")
+    ]
+    lock["stages"][f"evaluate@toy-{NAME}"] = {"deps": [], "outs": outs}
+    Path("dvc.lock").write_text(json.dumps(lock))
+    code, facts = explain(f"{evaluation}/predictions.csv")
+    assert (code, wrong(facts)) == (0, {})
+    assert values(facts, "evaluation") == [evaluation]
+    assert values(facts, "model") == [str(MODEL)]
+    flip(f"{evaluation}/predictions.csv", -2)
+    code, facts = explain(evaluation)
+    assert (code, list(wrong(facts))) == (1, [f"{evaluation}/predictions.csv"])
+
+
 def test_back_from_a_video_to_tables_models_and_answers(explain):
     code, facts = explain(f"media/toy/{TRAINED}", "--results", "out")
     assert code == 0
@@ -306,6 +347,7 @@ def test_back_from_a_video_to_tables_models_and_answers(explain):
 def test_a_training_is_found_by_its_name_and_what_is_unknown_is_refused(explain, capsys):
     by_name = explain(NAME)
     assert by_name == explain(TRAINING) == explain(f"toy/{NAME}") == explain(MODEL)
+    assert by_name == explain(MODEL / "model.yaml")
     for what, words in {
         "nothing": "no training here is of such a run, and MLflow cannot be asked",
         "media": "a folder of neither results nor a model; expected",
@@ -315,6 +357,8 @@ def test_a_training_is_found_by_its_name_and_what_is_unknown_is_refused(explain,
         assert words in capsys.readouterr().err
     assert cli.main(["explain", "out", "--file", "inbox/9.mp4"]) == 2
     assert "no row for inbox/9.mp4" in capsys.readouterr().err
+    assert cli.main(["explain", str(MODEL), "--results", "out"]) == 2
+    assert "--results names answers for a video" in capsys.readouterr().err
     assert cli.main(["explain", str(MODEL), "--file", "inbox/0.mp4"]) == 2
     assert "--file names a row of a folder of results" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """The parts of `lrcn explain` by known answers: the chain as text, DVC's hashes, its lock file, a model's own fold."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,13 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.errors import DataError, ModelError
-from pipeline.explain.dvclock import DvcLock, differences, file_md5, files_below, folder_md5
+from pipeline.explain.dvclock import LOCK, DvcLock, differences, file_md5, files_below, folder_md5
 from pipeline.explain.facts import MAX_SHOWN, Fact, broken, compared, counts, holds, some_of, unchecked
+from pipeline.files import content_hash, write_table
 from pipeline.models.modelfolder import save_model
 from pipeline.models.modelspec import FoldVideo, read_fold, verify_model
+from pipeline.stages.code import CODE_COLUMNS
+from tests.conftest import ROOT
 from tests.unit.test_modelfolder import make
 
 # `dvc add f` (3.67.1) of four files: md5 of the folder, and of each file as in DVC's listing.
@@ -147,16 +151,36 @@ def test_the_files_that_differ_are_named_where_dvc_keeps_the_listing(lock):
     assert fact.state == "unchecked"
 
 
-def test_code_that_changed_is_one_fact(lock):
-    text = json.loads((lock / "dvc.lock").read_text())
+def test_the_code_of_a_stage_is_compared_by_its_table_and_other_code_is_not(lock):
     (lock / "pipeline").mkdir()
-    for name in ("a.py", "b.py"):
-        (lock / "pipeline" / name).write_text("1")
-        text["stages"]["extract@x"]["deps"].append({"path": f"pipeline/{name}", "hash": "md5", "md5": "0" * 32})
-    (lock / "dvc.lock").write_text(json.dumps(text))
-    fact = DvcLock.read(read_videos=True).facts("extract@x")
-    assert fact.value.startswith("3 of 5 ")
-    assert [(one.name, one.found) for one in fact.below] == [("code (pipeline/)", "2 other files: a.py, b.py")]
+    for name in "abc":
+        (lock / f"pipeline/{name}.py").write_text(name)
+    table = Path("artifacts/code/extract.csv")
+    write_table(table, CODE_COLUMNS, [[f"pipeline/{name}.py", content_hash(f"pipeline/{name}.py")] for name in "ab"])
+    text, entry = json.loads(LOCK.read_text()), {"path": str(table), "hash": "md5", "md5": file_md5(table)}
+    text["stages"]["extract@x"]["deps"].append(entry)
+    text["stages"]["code"] = {"deps": [{"path": "pipeline", "hash": "md5", "md5": f"{0:032}.dir"}], "outs": [entry]}
+    LOCK.write_text(json.dumps(text))
+    (lock / "pipeline/c.py").write_text("other")
+    dvc = DvcLock.read(read_videos=True)
+    assert "code" not in dvc.upstream("extract@x")
+    assert dvc.facts("extract@x").state == "holds"
+    (lock / "pipeline/a.py").write_text("other")
+    (lock / "pipeline/b.py").unlink()
+    [fact] = DvcLock.read(read_videos=True).facts("extract@x").below
+    assert (fact.name, fact.found) == (f"code ({table})", "2 that differ: pipeline/a.py, pipeline/b.py")
+    table.write_text("path,sha256\n")
+    [fact] = DvcLock.read(read_videos=True).facts("extract@x").below
+    assert (fact.name, fact.expected) == (str(table), entry["md5"])
+
+
+def test_what_dvcignore_names_is_left_out_and_what_differs_beside_it_is_found(lock):
+    shutil.copy(ROOT / ".dvcignore", lock)
+    (lock / "f/sub/__pycache__").mkdir()
+    (lock / "f/sub/__pycache__/a.pyc").write_text("compiled")
+    assert "f" not in states(DvcLock.read().facts("train@x"))
+    (lock / "f/b.txt").write_text("1")
+    assert states(DvcLock.read().facts("train@x"))["f"] == "broken"
 
 
 def test_what_is_no_lock_file_is_refused(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """`lrcn explain` and MLflow: a run leads to its model and back, and where MLflow is away that is said, and no fault."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -120,6 +121,21 @@ def test_scores_that_differ_from_the_evaluation_are_found(tracked, capsys):
     assert any(
         line.startswith(f"scores ({scores})  DOES NOT HOLD: expected top1 0.5, found top1 0.75") for line in lines
     )
+
+
+def test_the_entry_of_the_lock_is_the_one_that_the_run_was_given(tracked, capsys):
+    entry = {"cmd": "lrcn train", "outs": [{"path": "x", "md5": "0" * 32}]}
+    Path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"train@toy": entry}}))
+    tracked.client.set_tag(tracked.run, "dvc.stage", "train@toy")
+    assert "dvc.lock.sha256  not checked: the stage `report`, run by DVC, adds it" in explained(capsys, tracked.run)[1]
+    text = '{"cmd":"lrcn train","outs":[{"md5":"' + "0" * 32 + '","path":"x"}]}'
+    own = hashlib.sha256(text.encode()).hexdigest()
+    tracked.client.set_tag(tracked.run, "dvc.lock.sha256", own)
+    assert f"dvc.lock.sha256: {own}  holds" in explained(capsys, tracked.run)[1]
+    Path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"train@toy": {**entry, "cmd": "other"}}}))
+    code, lines = explained(capsys, tracked.folder)
+    assert code == 1
+    assert any(line.startswith(f"dvc.lock.sha256  DOES NOT HOLD: expected {own}, found ") for line in lines)
 
 
 def test_a_run_while_mlflow_is_away(tracked, capsys, monkeypatch):

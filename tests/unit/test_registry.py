@@ -151,12 +151,29 @@ def test_a_version_registered_by_hand_goes_through_the_whole_gate(
     client: Any, train: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     client.create_registered_model("other")
-    client.create_model_version("other", "/somewhere", train(0, 0.5, tags={"leaks.group": "1"}))
+    leaky, good = train(0, 0.5, tags={"leaks.group": "1"}), train(1, 0.9)
+    model = f"models:/{registry.logged_models(client, leaky)[0].model_id}"
+    client.create_model_version("other", model, leaky)
+    client.create_model_version("other", model, good)  # the scores of another model
     client.create_model_version("other", "/somewhere")
     assert promote("models:/other/1") == 1
     assert "leak (1 by group)" in capsys.readouterr().out
-    assert promote("models:/other/2") == 2
-    assert "models:/other/2: registered without a run" in capsys.readouterr().err
+    assert promote("models:/other/2") == 1
+    assert "FAIL  its model in MLflow is" in capsys.readouterr().out
+    assert promote("models:/other/3") == 2
+    assert "models:/other/3: registered without a run" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_version_with_another_alias_goes_through_the_whole_gate(
+    client: Any, train: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert promote(train(0, 0.9)) == 0
+    assert cli.main(["promote", train(1, 0.8), "--as", "trial"]) == 0  # there is no trial that it must not be below
+    capsys.readouterr()
+    assert promote(f"models:/{NAME}/2") == 1
+    assert "FAIL  version 1, champion now, has 0.900" in capsys.readouterr().out
+    assert champion(client) == "1"
 
 
 @pytest.mark.parametrize(
@@ -216,6 +233,10 @@ def test_the_scores_of_all_folds_and_the_shortcut_come_from_the_experiments_run(
     for file, value in (("metrics.json", together), ("shortcut.json", shortcut), ("trainings.json", {"data": [["x"]]})):
         client.log_text(parent, json.dumps(value), file)
     assert promote(run_id) == 1  # the report is of other trainings
+    table = {"columns": ["name", "run_id", "key"], "data": [["n", None, client.get_run(run_id).data.tags["lrcn.key"]]]}
+    client.log_text(parent, json.dumps(table), "trainings.json")  # reported before MLflow got the training
+    assert promote(run_id) == 0
+    client.delete_registered_model(NAME)
     client.log_text(parent, json.dumps({"columns": ["name", "run_id"], "data": [["n", run_id]]}), "trainings.json")
     capsys.readouterr()
     assert promote(run_id) == 0

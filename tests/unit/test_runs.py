@@ -70,6 +70,9 @@ def test_a_run_is_found_by_id_beginning_and_folder(client: Any, own_uri: str, tm
         # Trained while the server was away, delivered afterwards: the file has no id, the run the key.
         (folder / "mlflow_run.json").write_text(json.dumps({"run_id": None, "key": "5" * 32}))
         assert find_run(asked, str(folder / "mlflow_run.json")).run_id == second
+        # Deleted in MLflow, and replaced by evaluation.
+        (folder / "mlflow_run.json").write_text(json.dumps({"run_id": "0" * 32, "key": "5" * 32}))
+        assert find_run(asked, str(folder)).run_id == second
 
 
 @pytest.mark.parametrize(
@@ -80,11 +83,15 @@ def test_a_run_is_found_by_id_beginning_and_folder(client: Any, own_uri: str, tm
         ("nowhere/x", "nowhere/x: no run; expected an id"),
         ("model", "it was not tracked, or MLflow does not have it yet: `lrcn runs sync`"),
         ("damaged", r"damaged/mlflow_run.json: not JSON"),
+        ("empty", r"empty/mlflow_run.json: names no run"),
+        ("list", r"list/mlflow_run.json: names no run"),
+        ("quotes", r"quotes/mlflow_run.json: names no run"),
     ],
 )
 def test_what_is_no_run_is_named(client: Any, own_uri: str, tmp_path: Path, what: str, reason: str) -> None:
     add_run(client)
-    for name, text in {"model": '{"run_id": null, "key": "77"}', "damaged": "{"}.items():
+    texts = {"model": '{"run_id": null, "key": "77"}', "damaged": "{", "empty": "{}", "list": "[]"}
+    for name, text in {**texts, "quotes": """{"run_id": "' OR 1"}"""}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "mlflow_run.json").write_text(text)
     with pytest.raises(TrackingError, match=reason), asking(own_uri) as asked:

@@ -17,9 +17,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from pipeline import trackingstore
 from pipeline.models.modelfolder import Model
 from pipeline.tracking import Parent, Run
 from pipeline.trackingevents import Away, Receiver
+from pipeline.trackingstore import answers
 from pipeline.trackingunsent import deliver_unsent, unsent_keys
 
 pytestmark = [
@@ -225,6 +227,22 @@ def test_what_follows_a_run_that_waits_waits_behind_it(
         assert probe.run_id == found.info.run_id
 
 
+def test_tags_of_a_run_that_waits_wait_behind_it(away: str, own_uri: str, unsent: Path, capsys: Any) -> None:
+    with start(away) as training:
+        training.log_epoch({"val_loss": 1.0}, 1)
+    with Run.start("demo", "demo", PARENT.tags, {}, own_uri, key=PARENT.key) as report:
+        report.log_metrics({"clip/rgb/top1": 0.9})
+        report.set_tags_of(training.facts, {"dvc.lock.sha256": "abc"})
+        report.log_metrics({"clip/rgb/recall": 0.8})
+    assert "clip-rgb-fold1-seed0 waits to be sent; what follows of this run is kept in" in capsys.readouterr().err
+    deliver_unsent(unsent, own_uri)
+    assert not unsent.exists()
+    (found,), (parent,) = runs(own_uri), runs(own_uri, "experiment")
+    assert found.data.tags["dvc.lock.sha256"] == "abc"
+    assert found.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert parent.data.metrics == {"clip/rgb/top1": 0.9, "clip/rgb/recall": 0.8}
+
+
 def test_what_mlflow_refuses_is_said_and_left_out(away: str, own_uri: str, unsent: Path) -> None:
     with start(away) as run:
         run.set_tags({"what?": 1})
@@ -270,8 +288,43 @@ def test_a_damaged_line_is_said(away: str, own_uri: str, unsent: Path) -> None:
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([*lines[:-1], b"\x00\x00\n", lines[-1]]))
     damaged, _ = deliver_unsent(unsent, own_uri)
-    assert f"was damaged after {len(lines) - 1} event(s); what followed is lost" in damaged
-    assert runs(own_uri)[0].data.metrics == {"score": 0.5}
+    assert "clip-rgb-fold1-seed0: 1 line(s) of its events.jsonl were damaged; what they said is lost" in damaged
+    (found,) = runs(own_uri)
+    assert (found.data.metrics, found.info.status) == ({"score": 0.5}, "FINISHED")
+
+
+def test_what_does_not_say_where_it_belongs_is_kept(away: str, own_uri: str, unsent: Path) -> None:
+    with start(away) as run:
+        run.log_metrics({"score": 0.5})
+    (file,) = unsent.glob("*/*/events.jsonl")
+    file.write_bytes(b"\x00" + file.read_bytes())
+    (line,) = deliver_unsent(unsent, own_uri)
+    assert f"not delivered yet: {file}: its first line is damaged" in line
+    assert unsent_keys(unsent) == [run.key]
+
+
+def test_a_run_that_is_refused_holds_up_no_other(away: str, own_uri: str, unsent: Path) -> None:
+    for experiment in ("deleted", "demo"):
+        with Run.start(experiment, "clip-rgb-fold1-seed0", {"lrcn.kind": "training"}, {}, away) as run:
+            run.log_metrics({"score": 0.5})
+    store = client(own_uri)
+    store.delete_experiment(store.create_experiment("deleted"))
+    refused, delivered = deliver_unsent(unsent, own_uri)
+    assert "not delivered yet: deleted/clip-rgb-fold1-seed0 is refused (The experiment 1 must be in" in refused
+    assert "demo/clip-rgb-fold1-seed0: delivered" in delivered
+    assert len(unsent_keys(unsent)) == 1
+    store.restore_experiment("1")
+    assert len(deliver_unsent(unsent, own_uri)) == 1
+    assert not unsent.exists()
+
+
+@pytest.mark.parametrize("uri", ["nosuch://x", "./mlruns"])
+def test_an_address_that_is_none_delivers_nothing(uri: str, away: str, unsent: Path) -> None:
+    with start(away):
+        pass
+    (line,) = deliver_unsent(unsent, uri)
+    assert line.startswith(f"{uri}: ")
+    assert "1 run(s) wait in" in line
 
 
 def test_where_nothing_can_be_kept_the_stage_goes_on(away: str, unsent: Path, tmp_path: Path, capsys: Any) -> None:
@@ -329,6 +382,28 @@ def test_a_wrong_address_costs_a_line_and_no_event(
     assert "secret" not in line
     deliver_unsent(unsent, own_uri)
     check_all(own_uri, runs(own_uri)[0])
+
+
+@pytest.mark.parametrize("kind", ["postgresql+psycopg2", "mysql+pymysql"])
+def test_a_database_server_that_says_nothing_is_away(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trackingstore, "PROBE_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        uri = f"{kind}://me@127.0.0.1:{server.getsockname()[1]}/mlflow"
+        assert not answers(uri)
+        connection, _ = server.accept()  # of the first question
+        connection.close()
+
+        def answer() -> None:
+            taken, _ = server.accept()
+            with taken:
+                taken.sendall(b"N")
+                while taken.recv(100):  # until it is closed at the other end
+                    pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert answers(uri)
+        thread.join()
 
 
 # Runs that go on, and their parents
