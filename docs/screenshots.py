@@ -33,7 +33,7 @@ from pipeline.inference.answers import output_name  # noqa: E402
 from tests.end_to_end.chromium import CLICK, look_at  # noqa: E402
 
 IMAGES = ROOT / "docs/images"
-MAX_BYTES = 200_000
+MAX_BYTES, DONE = 200_000, "all-trained"
 # What one would try on the recordings, one after the other: a parent run each, with a child per fold and seed.
 SETTINGS: list[dict[str, Any]] = [
     {"hidden_size": 32},
@@ -165,6 +165,7 @@ def train_runs(folder: Path) -> None:
             subprocess.run(["git", *AUTHOR, *command], cwd=folder, check=True)
         print(f"{SEEDS * len(FOLDS)} trainings with {setting}", flush=True)
         subprocess.run(script, cwd=folder, env=ENVIRONMENT, check=True)
+    (folder / DONE).touch()
 
 
 def run_stages() -> None:
@@ -307,6 +308,8 @@ def main() -> None:
         runs = repository.with_name(f"{repository.name}-runs")
         if not runs.exists():
             train_runs(runs)
+        elif not (runs / DONE).exists():
+            raise SystemExit(f"{runs}: its trainings were cut off; remove the folder, they begin anew")
         mlflow_pages(runs)
 
 
