@@ -17,7 +17,7 @@ demo: venv no-git     ## draw the demo data, build every stage, print the scores
 	lrcn results artifacts/demo
 	lrcn predict media/demo/clips/sit_down media/demo/clips/stand_up \
 	  --model artifacts/demo/trainings/clip-rgb-fold1-seed0/model --out predictions
-	@echo "Report: artifacts/demo/report.html   Predictions: predictions/report.html   Runs: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db"
+	@echo "Report: artifacts/demo/report.html   Predictions: predictions/report.html   Runs: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db, then http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 
 # DVC wants a git repository, unless it is told that there is none (an unpacked archive, many CI systems).
 no-git: venv
