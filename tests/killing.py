@@ -195,6 +195,10 @@ def is_training(root: Path) -> bool:
 
 
 def run_states(root: Path) -> dict[str, int]:
-    """How many MLflow runs there are in each state."""
+    """How many MLflow runs of trainings there are in each state; their experiment's is open until `report` has run."""
     with sqlite3.connect(root / "mlflow.db") as database:
-        return dict(database.execute("SELECT status, count(*) FROM runs GROUP BY status").fetchall())
+        query = (
+            "SELECT status, count(*) FROM runs JOIN tags USING (run_uuid) "
+            "WHERE tags.key = 'lrcn.kind' AND tags.value = 'training' GROUP BY status"
+        )
+        return dict(database.execute(query).fetchall())

@@ -106,7 +106,7 @@ def model_folder() -> Path:
 
 
 def samples(split: str):
-    (folder,) = (ARTIFACTS / "features").iterdir()
+    (folder,) = (path for path in (ARTIFACTS / "features").iterdir() if path.is_dir())
     store = FeatureStore(folder, None)
     return read_samples(Layout("toy"), store, read_dataset("datasets/toy"), task="frame", fold=1, split=split)
 

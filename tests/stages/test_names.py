@@ -97,7 +97,7 @@ def test_predict_answers_for_forty_hostile_names(inbox, capsys):
     assert sorted({row["path"] for row in table("out/segments.csv")}) == sorted(inbox)
     assert snapshot("out") == before
     assert sorted(path.name for path in Path("out").iterdir()) == [
-        ".ledger.jsonl", "predictions.jsonl", "report.html", "results.csv", "segments.csv", "thumbnails",
+        ".ledger.jsonl", "model.yaml", "predictions.jsonl", "report.html", "results.csv", "segments.csv", "thumbnails",
     ]  # fmt: skip
     assert len(list(Path("out/thumbnails").iterdir())) == 40
     printed = capsys.readouterr()

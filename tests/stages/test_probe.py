@@ -61,7 +61,7 @@ def test_the_stage(toy, task, capsys):
 
 def test_other_features_than_the_frames_give_are_noticed(toy):
     with_probe(toy, 2)
-    (folder,) = (toy / "artifacts/toy/features").iterdir()
+    (folder,) = (path for path in (toy / "artifacts/toy/features").iterdir() if path.is_dir())
     key = yaml.safe_load((toy / MODEL / "model.yaml").read_text())["features_key"]
     store = FeatureStore(folder, key)
     for sha256 in store.entries():

@@ -82,7 +82,9 @@ def test_every_stream_and_seed_has_a_folder_of_its_own(built_streams, streams):
     assert {path.name for path in Path("artifacts/toy/trainings").iterdir()} == names
     fused = {name.replace("flow", "fused") for name in names if "flow" in name}
     assert {path.name for path in EVALUATIONS.iterdir()} == names | fused
-    assert {path.name for path in (built_streams / "artifacts/toy/features").iterdir()} == {"shared", "flow-shared"}
+    assert {path.name for path in (built_streams / "artifacts/toy/features").iterdir()} == {
+        "shared", "shared.csv", "flow-shared", "flow-shared.csv",
+    }  # fmt: skip
     weights = {(Path("artifacts/toy/trainings") / name / "model/model.safetensors").read_bytes() for name in names}
     assert len(weights) == len(names)
 

@@ -23,6 +23,7 @@ from pipeline.tracking import Parent, Run
 from pipeline.trackingevents import Away, Receiver
 from pipeline.trackingstore import answers
 from pipeline.trackingunsent import deliver_unsent, unsent_keys
+from tests.conftest import ROOT
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
@@ -185,7 +186,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.slow
 def test_what_a_killed_process_kept_arrives_up_to_its_last_whole_line(away: str, own_uri: str, unsent: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     done = subprocess.run([sys.executable, "-c", KILLED, away], env=environment, check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     (line,) = deliver_unsent(unsent, own_uri)
