@@ -96,12 +96,16 @@ class Run:
         remembered = Memory(memory) if memory and uri != OFF else None
         run = cls(uri, key or (remembered.key if remembered else uuid.uuid4().hex))
         run._memory = remembered
-        run._open(experiment, name, tags, description, parent, tags_again=True)
-        values = flatten(params, ".")
-        names = clean_names(values)
-        run._emit("params", values={names[name]: str(value) for name, value in values.items()})
-        if run._receiver and not key:
-            run._watch_system(resumed=not run._receiver.is_new)
+        try:
+            run._open(experiment, name, tags, description, parent, tags_again=True)
+            values = flatten(params, ".")
+            names = clean_names(values)
+            run._emit("params", values={names[name]: str(value) for name, value in values.items()})
+            if run._receiver and not key:
+                run._watch_system(resumed=not run._receiver.is_new)
+        except BaseException as error:  # stopped before the caller's `with` has begun
+            run.__exit__(type(error), error, None)
+            raise
         if run.is_live and (waiting := len(unsent_keys(run._folder))):
             run._say(f"{waiting} run(s) wait in {run._folder}; {SYNC} sends them")
         return run
