@@ -8,7 +8,6 @@ import re
 import shutil
 import time
 import uuid
-import warnings
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -25,7 +24,9 @@ from pipeline.trackingstore import (
     apply_settings,
     current,
     ensure_database,
+    in_a_line,
     patience,
+    quiet,
     shown,
     sqlite_path,
     tracking_uri,
@@ -35,7 +36,6 @@ from pipeline.trackingstore import (
 ADDRESS = re.compile(r"(models|runs):/+(?P<rest>.*)", re.DOTALL)
 MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
 FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, models:/m-ID, runs:/RUN_ID/NAME, or a model folder"
-TROUBLE_LETTERS = 200  # of what MLflow says
 ABANDONED_SECONDS = 24 * 3600.0  # a download that began before that belongs to nobody any more
 
 
@@ -70,9 +70,7 @@ def model_folder(model: str | Path, uri: str | None = None) -> Path:
     uri = tracking_uri(Path()) if uri is None else uri
     _require_store(address, uri)
     try:
-        with warnings.catch_warnings():
-            for kind in (DeprecationWarning, FutureWarning, UserWarning):  # about MLflow's own insides
-                warnings.simplefilter("ignore", kind)
+        with quiet():
             return _fetched(address, uri)
     except ImportError as error:
         raise ModelError(
@@ -80,8 +78,7 @@ def model_folder(model: str | Path, uri: str | None = None) -> Path:
             "it, or name a model folder"
         ) from None
     except troubles() as error:
-        said = shown(" ".join(str(error).split()))[:TROUBLE_LETTERS]
-        raise ModelError(f"{address}: not found in {shown(uri)} ({said}); expected {FORMS}") from None
+        raise ModelError(f"{address}: not found in {shown(uri)} ({in_a_line(error)}); expected {FORMS}") from None
 
 
 def cache_folder() -> Path:

@@ -21,7 +21,7 @@ from pipeline.discovery import printable
 from pipeline.errors import StoreError
 from pipeline.metricnames import clean_names, flatten
 from pipeline.trackingdata import Event, Memory, Parent, now_ms, opening, points, status_of
-from pipeline.trackingevents import Away, Receiver, Refused, asking, connect
+from pipeline.trackingevents import Away, Receiver, Refused, connect, telling
 from pipeline.trackingstore import OFF, apply_settings, asked, ensure_database, shown, tracking_uri
 from pipeline.trackingsystem import Sampler
 from pipeline.trackingunsent import Session, is_unsent, unsent_folder, unsent_keys
@@ -220,7 +220,7 @@ class Run:
         # First the status, then the sampling thread: when the server is gone, the first of them has found out.
         self._emit("end", status=status_of(error), time=now_ms())
         if self._receiver and self._sampler:
-            with suppress(Away, Refused), asking():
+            with suppress(Away, Refused), telling():
                 self._sampler.finish()
         if self._session:
             with self._giving_up_when_full():
@@ -295,7 +295,7 @@ class Run:
 
     def _watch_system(self, resumed: bool) -> None:
         try:
-            with asking():
+            with telling():
                 self._sampler = Sampler(str(self.run_id), self.uri, resumed)
         except (Away, Refused) as error:
             self._say(f"the system is not sampled: {error}")

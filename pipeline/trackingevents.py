@@ -7,19 +7,17 @@ file and a table replace what was there; a run is found again by its tag `lrcn.k
 import json
 import re
 import sqlite3
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.trackingdata import METRICS_AT_ONCE, Event
-from pipeline.trackingstore import apply_settings, asked, ensure_database, shown, sqlite_path, troubles
+from pipeline.trackingstore import apply_settings, asked, ensure_database, in_a_line, quiet, sqlite_path, troubles
 
 KEY, PARENT = "lrcn.key", "mlflow.parentRunId"
 NOT_FINITE = "metrics.not_finite"
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS")
-REASON_LETTERS = 200  # of what MLflow says
 PARAMS_AT_ONCE = 100  # what MLflow takes in one call
 PAGE = 1000  # runs in one answer
 
@@ -33,21 +31,17 @@ class Away(Exception):
 
 
 @contextmanager
-def asking() -> Iterator[None]:
+def telling() -> Iterator[None]:
     """Turn what MLflow cannot do into Refused or Away, one line each; mistakes of our own (TypeError, ...) go on up."""
     try:
-        with warnings.catch_warnings():
-            # MLflow's about its own insides (SQLAlchemy, type hints, two readers of a local path): nothing a user can
-            # act on; what fails raises.
-            for kind in (DeprecationWarning, FutureWarning, UserWarning):
-                warnings.simplefilter("ignore", kind)
+        with quiet():
             yield
     except Exception as error:
         import sqlalchemy.exc
 
         if not isinstance(error, (*troubles(), sqlite3.Error, ImportError)):
             raise
-        reason = shown(" ".join(str(error).split()))[:REASON_LETTERS] or type(error).__name__
+        reason = in_a_line(error) or type(error).__name__
         # A database of ours that fails is reported as BAD_REQUEST too.
         damaged = isinstance(error.__cause__, sqlalchemy.exc.SQLAlchemyError)
         refused = getattr(error, "error_code", None) in REFUSALS and not damaged
@@ -60,7 +54,7 @@ def connect(uri: str, answer: Callable[[], bool] | None = None) -> Any:
     if not (answer or asked(uri))():
         raise Away("no answer from the server")
     try:
-        with asking():
+        with telling():
             import mlflow
 
             ensure_database(uri)
@@ -82,7 +76,7 @@ class Receiver:
 
     def deliver(self, event: Event) -> Any:
         """Tell MLflow of one event; the address of a model, None for other kinds."""
-        with asking():
+        with telling():
             return getattr(self, f"_{event['kind']}")(event)
 
     def _open(self, event: Event) -> None:

@@ -4,9 +4,7 @@ Loads mlflow only when something is asked.
 """
 
 from pipeline.errors import TrackingError
-from pipeline.trackingruns import RUN_ID, TrackedRun, asking, plain
-
-MAX_RUNS = 1000
+from pipeline.trackingruns import RUN_ID, TrackedRun, asking, runs_where
 
 
 def runs_beginning(text: str, uri: str) -> list[TrackedRun]:
@@ -51,9 +49,7 @@ def registered_of(run_id: str, uri: str) -> list[str]:
 
 def _runs(condition: str, uri: str) -> list[TrackedRun]:
     with asking(uri) as client:
-        experiments = {found.experiment_id: found.name for found in client.search_experiments()}
-        runs = client.search_runs(list(experiments), condition, max_results=MAX_RUNS) if experiments else []
-        return [plain(run, experiments[run.info.experiment_id]) for run in runs]
+        return runs_where(client, condition)
 
 
 def _quotable(text: str) -> str:

@@ -6,7 +6,6 @@ Loads mlflow only when it asks it something.
 import json
 import re
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from pipeline.trackingstore import (
     apply_settings,
     current,
     ensure_database,
+    in_a_line,
+    quiet,
     shown,
     sqlite_path,
     troubles,
@@ -27,7 +28,6 @@ from pipeline.trackingstore import (
 
 PAGE = 1000  # runs in one answer of a server
 RUN_ID = re.compile(r"[0-9a-f]{4,32}")
-TROUBLE_LETTERS = 200  # of what MLflow says
 
 
 @dataclass(frozen=True)
@@ -80,18 +80,16 @@ def asking(uri: str) -> Iterator[Any]:
     try:
         import mlflow
 
-        with warnings.catch_warnings():
-            for kind in (DeprecationWarning, FutureWarning, UserWarning):  # about MLflow's own insides
-                warnings.simplefilter("ignore", kind)
+        with quiet():
             ensure_database(uri)
             with current(uri):  # as artifacts behind the tracking server itself are addressed
                 yield mlflow.MlflowClient(uri, uri)
     except ImportError as error:
         raise TrackingError(f"{shown(uri)}: needs a package that is not installed ({error}); install it") from None
     except troubles() as error:
-        said = shown(" ".join(str(error).split()))[:TROUBLE_LETTERS]
         raise TrackingError(
-            f"{shown(uri)}: MLflow could not do it ({said}); see that MLFLOW_TRACKING_URI is right, and try again"
+            f"{shown(uri)}: MLflow could not do it ({in_a_line(error)}); "
+            "see that MLFLOW_TRACKING_URI is right, and try again"
         ) from None
 
 
@@ -102,7 +100,7 @@ def runs_of(client: Any, experiments: Sequence[str] = ()) -> tuple[list[TrackedR
         raise TrackingError(f"no experiment {missing[0]!r} in MLflow; expected one of {', '.join(sorted(known))}")
     wanted = {known[name]: name for name in experiments or known}
     found = [
-        plain(run, wanted[run.info.experiment_id])
+        _plain(run, wanted[run.info.experiment_id])
         for run in _pages(client.search_runs, list(wanted), order_by=["attributes.start_time DESC"])
     ]
     own = [run for run in found if run.kind]
@@ -125,15 +123,20 @@ def find_run(client: Any, what: str) -> TrackedRun:
         raise TrackingError(
             f"{what}: no run; expected an id, the beginning of one (4 letters or more), or a training's folder"
         )
-    names = {str(found.experiment_id): found.name for found in _pages(client.search_experiments)}
-    runs: Any = next(filter(None, (client.search_runs(list(names), condition) for condition in conditions)), [])
-    found = [plain(run, names[run.info.experiment_id]) for run in runs]
+    found = next(filter(None, (runs_where(client, condition) for condition in conditions)), [])
     if not found:
         raise TrackingError(f"{what}: MLflow has no such run; {expected}")
     if len(found) > 1:
         ids = ", ".join(f"{run.run_id} ({run.name})" for run in found[:4])
         raise TrackingError(f"{what}: begins the ids of {len(found)} runs ({ids}); expected more letters of one")
     return found[0]
+
+
+def runs_where(client: Any, condition: str) -> list[TrackedRun]:
+    """All runs of which a condition holds, in the words of MLflow's filter."""
+    names = {str(found.experiment_id): found.name for found in _pages(client.search_experiments)}
+    runs = _pages(client.search_runs, list(names), condition) if names else ()
+    return [_plain(run, names[run.info.experiment_id]) for run in runs]
 
 
 def _conditions(facts: Any, file: Path) -> list[str]:
@@ -163,7 +166,7 @@ def _parsed(path: Path, name: str) -> Any:
         raise TrackingError(f"{name}: not JSON ({error}); it was damaged or exchanged: write it again") from None
 
 
-def plain(run: Any, experiment: str) -> TrackedRun:
+def _plain(run: Any, experiment: str) -> TrackedRun:
     """A run as MLflow's client gives it, as a plain value."""
     info, data = run.info, run.data
     return TrackedRun(

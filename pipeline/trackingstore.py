@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+REASON_LETTERS = 200  # of what MLflow says
 OFF = "off"  # MLFLOW_TRACKING_URI=off: no tracking, and no complaint about it
 
 # What MLflow is told before it is imported; whatever is set outside is kept.
@@ -198,6 +199,23 @@ def shown(text: str) -> str:
     'API request to http://host:5000/api failed'
     """
     return re.sub(r"(?i)([?&](?:password|passwd|sslpassword)=)[^&\s]*", r"\1***", re.sub(r"//[^/\s]*@", "//", text))
+
+
+def in_a_line(error: BaseException) -> str:
+    """What MLflow says, as far as it helps, without secrets."""
+    return shown(" ".join(str(error).split()))[:REASON_LETTERS]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without MLflow's warnings about its own insides (SQLAlchemy, type hints, two readers of a local path).
+
+    Nothing a user can act on; what fails raises.
+    """
+    with warnings.catch_warnings():
+        for kind in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.simplefilter("ignore", kind)
+        yield
 
 
 def troubles() -> tuple[type[Exception], ...]:

@@ -80,10 +80,8 @@ def write_toy_video(path: Path, label: str, number: int) -> None:
     write_video(path, square_frames(columns, (255, 120 + number * 5 % 120, 90), number), fps=10)
 
 
-def make_toy(root: Path, *, people: int = 20) -> Path:
-    """A repository with data set, media and configuration, in which stages and commands can run."""
-    from pipeline.synthetic import write_video
-
+def describe_toy(root: Path) -> None:
+    """The toy without its media: a data set, a configuration."""
     for name, text in {
         "datasets/toy/card.yaml": TOY_CARD,
         "datasets/toy/classes.txt": "left\nright\n",
@@ -92,6 +90,13 @@ def make_toy(root: Path, *, people: int = 20) -> Path:
     }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
+
+
+def make_toy(root: Path, *, people: int = 20) -> Path:
+    """A repository with data set, media and configuration, in which stages and commands can run."""
+    from pipeline.synthetic import write_video
+
+    describe_toy(root)
     media = root / "media/toy"
     labels, segments = ["path,label,who"], ["path,start_seconds,end_seconds,label"]
     for number in range(people):

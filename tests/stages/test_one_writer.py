@@ -14,7 +14,7 @@ from pipeline.errors import StoreError
 from pipeline.files import locked
 from pipeline.stages import decode, extract, layout
 from pipeline.stages.layout import Layout
-from tests.conftest import ROOT, TOY_CARD, TOY_CONFIG, run_stage
+from tests.conftest import ROOT, describe_toy, run_stage
 
 TOY = Layout("toy")
 # Stage: its options, and the folder it writes into.
@@ -35,14 +35,7 @@ STAGES = {
 @pytest.fixture
 def described(tmp_path, monkeypatch) -> Path:
     """A toy of which there is nothing but its description."""
-    for name, text in {
-        "datasets/toy/card.yaml": TOY_CARD,
-        "datasets/toy/classes.txt": "left\nright\n",
-        "configs/toy.yaml": TOY_CONFIG,
-        "configs/runtime.yaml": "device: cpu\nworkers: 2\n",
-    }.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+    describe_toy(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     for module in (layout, decode, extract):

@@ -40,6 +40,19 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **more}
 
 
+def kill_at_a_checkpoint(code: str) -> None:
+    """Train the clip task by a command that begins with some code, and kill it when there is a checkpoint."""
+    arguments = [sys.executable, "-c", code, *COMMAND[4:], "--task", "clip"]
+    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(CHECKPOINTS.glob("clip-rgb-fold1-seed0-*.safetensors")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
 @pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_identical_model(toy, capsys):
     configure(LONG)
@@ -52,15 +65,7 @@ def test_a_killed_training_goes_on_to_the_identical_model(toy, capsys):
         "loop.validate = validate\n"
         "from pipeline.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    arguments = [sys.executable, "-c", slow, *COMMAND[4:], "--task", "clip"]
-    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(CHECKPOINTS.glob("clip-rgb-fold1-seed0-*.safetensors")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_at_a_checkpoint(slow)
     assert len(list(CHECKPOINTS.glob("*.safetensors"))) == 1
     capsys.readouterr()
     run_stage("train", "--task", "clip")
@@ -115,15 +120,7 @@ def test_a_killed_training_goes_on_in_its_mlflow_run(toy, monkeypatch):
         "loop.Examiner.examine = examine\n"
         "from pipeline.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    arguments = [sys.executable, "-c", slow, *COMMAND[4:], "--task", "clip"]
-    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(CHECKPOINTS.glob("clip-rgb-fold1-seed0-*.safetensors")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_at_a_checkpoint(slow)
     (waiting,) = Path("mlruns_unsent").iterdir()
     uri = f"sqlite:///{Path.cwd()}/mlflow.db"
     assert "delivered" in deliver_unsent(Path("mlruns_unsent"), uri)[-1]
