@@ -9,6 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
+from pipeline.data.segmentfiles import read_segment_files
 from pipeline.data.tables import Segment, Video, read_csv, refuse
 
 Ends = tuple[float, float]  # seconds: when the last frame of a video is over, and the latest end that is let pass
@@ -79,50 +80,45 @@ def read_label_table(
     return table
 
 
-def read_segment_table(
-    path: Path,
+def read_segments_of(
+    media: Path,
+    files: Sequence[str],
     videos: Mapping[str, Video],
     names: Sequence[str],
     measure: Callable[[str], Ends | None] = lambda video_id: None,
-) -> list[Segment]:
-    """Read `path,start_seconds,end_seconds,label`, sorted by video and time; raises DataError naming every bad row.
+) -> tuple[list[Segment], list[str]]:
+    """The segments in files below the media folder, sorted by video and time, and notes for the user.
 
-    names: the classes and the background. Refused: a path that is no file of the media folder, a label that is no
-    class, a segment that ends before it starts or after its video, and one that overlaps another of its video.
-    measure: the ends of a video as decoding finds them, or None; asked only where the header, which may be wrong, ends
-    before a segment. Where it states no duration, `check_ends` tells after decoding.
+    names: the classes and the background. Refused, by a DataError that names the place of each: a path that is no file
+    of the media folder, a label that is no class, a segment that ends before it starts or after its video, and one that
+    overlaps another of its video. measure: the ends of a video as decoding finds them, or None; asked only where the
+    header, which may be wrong, ends before a segment. Where it states no duration, `check_ends` tells after decoding.
     """
     measured = lru_cache(maxsize=None)(measure)
-    segments: list[tuple[int, Segment]] = []
-    problems = []
-    for row, cells in read_csv(path, ["path", "start_seconds", "end_seconds", "label"]):
-        video_id = str(PurePosixPath(cells["path"]))
-        try:
-            segment = Segment(video_id, float(cells["start_seconds"]), float(cells["end_seconds"]), cells["label"])
-        except ValueError:
-            problems.append(f"row {row}: {cells['start_seconds']!r} to {cells['end_seconds']!r}; expected seconds")
-            continue
+    stated = read_segment_files(media, files, [video_id for video_id, video in videos.items() if video.status == "ok"])
+    segments, problems = stated.segments, stated.problems
+    for where, segment in segments:
+        video_id = segment.video_id
         if video_id not in videos:
-            problems.append(f"row {row}: {cells['path']!r} is no file of the media folder")
+            problems.append(f"{where}: {video_id!r} is no file of the media folder")
         if segment.label not in names:
-            problems.append(f"row {row}: label {segment.label!r} is no class{_near(segment.label, tuple(names))}")
+            problems.append(f"{where}: label {segment.label!r} is no class{_near(segment.label, tuple(names))}")
         elif problem := segment.problem():
-            problems.append(f"row {row}: {problem}")
-        stated = _stated_seconds(videos.get(video_id))
-        if stated + _slack_seconds(videos.get(video_id)) < segment.end_seconds:
-            end, latest = measured(video_id) or (stated, stated)
+            problems.append(f"{where}: {problem}")
+        lasts = _stated_seconds(videos.get(video_id))
+        if lasts + _slack_seconds(videos.get(video_id)) < segment.end_seconds:
+            end, latest = measured(video_id) or (lasts, lasts)
             if latest < segment.end_seconds:
-                problems.append(f"row {row}: {_after_its_video(segment, end)}")
-        segments.append((row, segment))
+                problems.append(f"{where}: {_after_its_video(segment, end)}")
     segments.sort(key=lambda item: (os.fsencode(item[1].video_id), item[1].start_seconds, item[1].end_seconds))
-    for (row, earlier), (next_row, later) in pairwise(segments):
+    for (where, earlier), (next_where, later) in pairwise(segments):
         if later.video_id == earlier.video_id and later.start_seconds < earlier.end_seconds:
             problems.append(
-                f"row {next_row}: segment from {later.start_seconds} s overlaps that of row {row}, "
+                f"{next_where}: segment from {later.start_seconds} s overlaps that of {where}, "
                 f"which ends at {earlier.end_seconds} s ({later.video_id!r})"
             )
-    refuse(path, problems)
-    return [segment for _, segment in segments]
+    refuse(media / files[0] if len(files) == 1 else media, problems)
+    return [segment for _, segment in segments], stated.notes
 
 
 def check_ends(path: Path, segments: Sequence[Segment], ends: Mapping[str, Ends]) -> None:

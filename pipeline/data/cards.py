@@ -235,7 +235,8 @@ class Card(_Section):
         end: it is trained on and tested as such. Without it such videos are left out, and counted.
     opposites: pairs of classes that are each other played backwards.
     alarms: classes that are watched for: scored by false alarms per hour and delay as well.
-    segments: a table in the media folder with path, start_seconds, end_seconds, label.
+    segments: where segments stand, below the media folder: a table with path, start_seconds, end_seconds, label; a file
+        of ActivityNet or Label Studio; a pattern of ELAN files or subtitles, such as `'*.eaf'`; or a list of these.
     groups: rules that say which videos come from one source; without rules each video is its own group.
     together: lists of videos (paths below the media folder) that are one source whatever the rules say, such as copies
         that `lrcn audit` found; their groups become one.
@@ -252,10 +253,15 @@ class Card(_Section):
     opposites: list[Annotated[list[Text], Field(min_length=2, max_length=2)]] = []
     alarms: list[Text] = []
     labels: Labels
-    segments: RelativePath | None = None
+    segments: RelativePath | Annotated[list[RelativePath], Field(min_length=1)] | None = None
     groups: list[GroupRule] = []
     together: list[Annotated[list[Text], Field(min_length=2)]] = []
     splits: Splits
+
+    @property
+    def segment_names(self) -> list[str]:
+        """What `segments` names."""
+        return [self.segments] if isinstance(self.segments, str) else self.segments or []
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data import splits
-from pipeline.data.annotations import Ends, LabelTable, folder_labels, read_label_table, read_segment_table
+from pipeline.data.annotations import Ends, LabelTable, folder_labels, read_label_table, read_segments_of
 from pipeline.data.audit import build_audit, check_folds, leak_problem
 from pipeline.data.cards import Card, Dataset, ListSplits
 from pipeline.data.featurefiles import FeatureFiles
@@ -19,6 +19,7 @@ from pipeline.data.framelabels import label_recordings
 from pipeline.data.groups import GroupRule, assign_groups, by_column, by_list, by_pattern, join_groups, read_headed_list
 from pipeline.data.labels import frame_classes
 from pipeline.data.scan import MediaFile, ReadHeader, scan_media
+from pipeline.data.segmentfiles import segment_files
 from pipeline.data.tables import Segment, Split, Video, refuse, write_rows
 from pipeline.errors import DataError, LeakError
 from pipeline.files import write_json
@@ -60,9 +61,12 @@ def index_dataset(
             f"{media}: no such folder; the media of {card.name!r} is expected there (a symbolic link will do); "
             f"{dataset.folder / 'README.md'} says where to get it"
         )
+    segments_stated = segment_files(media, card.segment_names)
     if card.features is not None:
         read_header = FeatureFiles(card, media, workers=workers).header
-    videos = scan_media(media, read_header, tables=_own_tables(card), workers=workers, files=files, known=known)
+    videos = scan_media(
+        media, read_header, tables={*_own_tables(card), *segments_stated}, workers=workers, files=files, known=known
+    )
     usable = [video.video_id for video in videos if video.status == "ok"]
     if not usable:
         first = f"; {videos[0].video_id!r}: {videos[0].reason}" if videos else ""
@@ -75,12 +79,12 @@ def index_dataset(
     labels = table.labels
     by_id = {video.video_id: video for video in videos}
     names = frame_classes(dataset.classes, card.background)
-    segments = (
-        read_segment_table(media / card.segments, by_id, names, lambda video_id: measure(media / video_id))
-        if card.segments
-        else []
-    )
+    segments: list[Segment] = []
     label_notes: list[str] = []
+    if segments_stated:
+        segments, label_notes = read_segments_of(
+            media, segments_stated, by_id, names, lambda video_id: measure(media / video_id)
+        )
     if card.labels.frames is not None:
         videos, segments, label_notes = label_recordings(dataset, media, videos)
     rules, joined = _group_rules(card, media, table.columns)
@@ -135,8 +139,8 @@ def write_index(index: Index, folder: Path | str) -> None:
 
 
 def _own_tables(card: Card) -> set[str]:
-    """Paths below the media folder that the card names."""
-    paths = [card.segments, *(rule.list for rule in card.groups)]
+    """Paths below the media folder that the card names, beside those of segments."""
+    paths = [rule.list for rule in card.groups]
     paths += [card.labels.csv.file] if card.labels.csv else []
     paths += [card.splits.lists.folder] if card.splits.lists else []
     paths += [card.labels.frames.folder, card.labels.frames.mapping] if card.labels.frames else []
@@ -162,7 +166,7 @@ def _labels(dataset: Dataset, media: Path, videos: list[Video], usable: list[str
 
 def _refuse_empty_labels(card: Card, media: Path, table: LabelTable, unlabelled: list[str]) -> None:
     """Refuse rows of the labels' table that say nothing: the videos would be left out, though somebody listed them."""
-    beside = f", and no row in {card.segments}" if card.segments else ""
+    beside = f", and nothing in {', '.join(card.segment_names)}" if card.segments else ""
     refuse(
         media / card.labels.csv.file if card.labels.csv else media,
         [

@@ -205,6 +205,21 @@ def test_segments_that_are_refused(tiny, line, message):
         index(tiny)
 
 
+def test_segments_beside_the_videos_join_those_of_the_table(tiny):
+    """Subtitles are found by a pattern, are no media themselves, and may not say a second time what the table says."""
+    define(tiny, CARD.replace("segments: segments.csv", "segments: [segments.csv, '**/*.srt']"))
+    put(tiny / "media", "clips/p1-up.srt", "1\n00:00:01,000 --> 00:00:02,500\nup\n")
+    found = index(tiny)
+    assert Segment("clips/p1-up.mp4", 1.0, 2.5, "up") in found.segments
+    assert len(found.segments) == 7
+    srt = next(video for video in found.videos if video.video_id == "clips/p1-up.srt")
+    assert (srt.status, srt.reason) == ("rejected", "a table of the data set")
+    put(tiny / "media", "clips/p2-all.srt", "1\n00:00:01,000 --> 00:00:02,500\nupp\n")
+    message = r"cue 1: label 'upp' is no class, did you mean 'up'\?.*cue 1: .*overlaps that of segments\.csv, row"
+    with pytest.raises(DataError, match=message):
+        index(tiny)
+
+
 def test_segments_that_are_not_refused(tiny):
     put(tiny / "media", "long.mp4", "video without duration")
     append(tiny / "media" / "videos.csv", "long.mp4,,p1")
@@ -249,7 +264,7 @@ def test_segments_after_the_last_frame_are_refused_once_that_is_known(tmp_path):
 def test_a_listed_video_that_says_nothing_is_refused(tiny):
     put(tiny / "media", "new.mp4")
     append(tiny / "media" / "videos.csv", "new.mp4,,p1")
-    with pytest.raises(DataError, match=r"videos\.csv .*row 11: 'new\.mp4' has the label '', and no row in segments"):
+    with pytest.raises(DataError, match=r"videos\.csv .*row 11: 'new\.mp4' has the label '', and nothing in segments"):
         index(tiny)
 
 
