@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.device import choose_device, num_workers
+from pipeline.device import choose_devices, num_workers
 from pipeline.discovery import printable
 from pipeline.errors import ConfigError, RejectedVideo
 from pipeline.features.backbones import load_backbone
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         backbone.check_crop(view.crop)
         store = FeatureStore(options.out, features_key(view, backbone.name, backbone.weights_sha256))
         extractor = Extractor(
-            backbone, view.crop, choose_device(options.device), workers=num_workers(options.workers),
+            backbone, view.crop, choose_devices(options.device), workers=num_workers(options.workers),
             crops=view.crops, flow=view.flow,
         )  # fmt: skip
         with DecoderPool(limits) as decoders:

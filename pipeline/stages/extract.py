@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.data.tables import read_videos
-from pipeline.device import choose_device, num_workers
+from pipeline.device import choose_devices, num_workers
 from pipeline.discovery import printable
 from pipeline.errors import LrcnError, RejectedVideo
 from pipeline.features.backbones import read_backbone
@@ -44,7 +44,7 @@ def extract_all(options: StageOptions) -> None:
     wanted = [sha256 for sha256 in videos if verdicts[sha256].status != "rejected"]
     missing = [sha256 for sha256 in wanted if not store.has(sha256)]
     extractor = Extractor(
-        backbone, view.crop, choose_device(options.runtime.device), workers=num_workers(options.runtime.workers),
+        backbone, view.crop, choose_devices(options.runtime.device), workers=num_workers(options.runtime.workers),
         crops=view.crops, flow=view.flow,
     )  # fmt: skip
     progress = Progress("extract", len(missing))
