@@ -5,11 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from pipeline import cli
+from pipeline.features.frozen import Replica
 from pipeline.inference import recognizer
 from pipeline.video import isolation
 from tests.conftest import ROOT, run_stage
@@ -96,6 +100,29 @@ def test_four_parts_of_predict_at_once_and_gathered_are_one_run(arrays, capsys, 
     assert shared.keys() - ledgers == {name.replace("whole/", "shared/") for name in whole if "ledger" not in name}
     for name in shared.keys() - ledgers - {"shared/report.html"}:
         assert shared[name] == whole[name.replace("shared/", "whole/")], name
+
+
+def test_two_devices_answer_as_one(arrays, monkeypatch):
+    """Two CPUs stand in for two GPUs, each of which computes."""
+    command = ["predict", "inbox", "--model", MODEL, "--device", "cpu", "--out"]
+    assert cli.main([*command, "one"]) == 1
+    devices, used = [torch.device("cpu"), torch.device("cpu")], set()
+    vectors, lock, meeting = Replica.vectors, threading.Lock(), threading.Barrier(2)
+
+    def watched(self: Replica, pixels: torch.Tensor) -> np.ndarray:
+        with lock:
+            is_first = self not in used
+            used.add(self)
+        if is_first:
+            meeting.wait(60)  # for the other device's first batch
+        return vectors(self, pixels)
+
+    monkeypatch.setattr(recognizer, "choose_devices", lambda name: devices)
+    monkeypatch.setattr(Replica, "vectors", watched)
+    assert cli.main([*command, "two"]) == 1
+    assert len(used) == 2
+    for name in ("results.csv", "predictions.jsonl", "segments.csv"):
+        assert Path("two", name).read_bytes() == Path("one", name).read_bytes()
 
 
 def test_four_parts_of_extract_at_once_and_gathered_are_one_run(arrays, capsys, monkeypatch):

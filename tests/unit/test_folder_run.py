@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from pipeline import cli
-from pipeline.device import Halving
-from pipeline.errors import LrcnError, RejectedVideo
+from pipeline.device import Halving, choose_devices
+from pipeline.errors import ConfigError, LrcnError, RejectedVideo
 from pipeline.inference.answers import reason_of, status_of
 from pipeline.inference.inputs import find_inputs
 from pipeline.inference.ledger import file_state
@@ -118,6 +118,22 @@ def test_standard_input_cannot_be_watched(capsys):
 
 
 # How much at a time
+
+
+@pytest.mark.parametrize(
+    ("name", "num_gpus", "expected"),
+    [("auto", 3, ["cuda:0", "cuda:1", "cuda:2"]), ("cuda", 1, ["cuda:0"]), ("auto", 0, ["cpu"]), ("cpu", 3, ["cpu"])],
+)
+def test_extraction_takes_every_gpu_that_is_visible(monkeypatch, name, num_gpus, expected):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: num_gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: num_gpus)
+    assert [str(device) for device in choose_devices(name)] == expected
+
+
+def test_no_gpu_where_one_is_asked_for_is_an_error(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match="device is 'cuda', but PyTorch sees no GPU: take `auto` or `cpu`, or look"):
+        choose_devices("cuda")
 
 
 def test_half_as_many_rows_while_memory_is_short_and_it_is_said_once(capsys):
