@@ -275,9 +275,10 @@ class Experiment(_Section):
 class Runtime(_Section):
     """`configs/runtime.yaml`: what changes speed, and no result.
 
-    device: `auto` takes a GPU when there is one. workers: videos decoded at a time; 0 = one per core. limits: what one
-    file may cost before it is given up; only files that exceed them come out otherwise. frames_memory_gb: decoded
-    frames that end-to-end training keeps in memory (of each process); others are decoded anew in every epoch.
+    device: `auto` takes GPUs when there are some; extraction uses them all. workers: videos decoded at a time; 0 = one
+    per core. limits: what one file may cost before it is given up; only files that exceed them come out otherwise.
+    frames_memory_gb: decoded frames that end-to-end training keeps in memory (of each process); others are decoded anew
+    in every epoch.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"

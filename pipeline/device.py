@@ -25,6 +25,15 @@ def choose_device(name: str) -> "torch.device":
     return torch.device(name)
 
 
+def choose_devices(name: str) -> "list[torch.device]":
+    """As `choose_device`, with every GPU that is visible (see CUDA_VISIBLE_DEVICES): extraction uses them all."""
+    import torch
+
+    if choose_device(name).type != "cuda":
+        return [torch.device("cpu")]
+    return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+
+
 def num_workers(workers: int) -> int:
     """The number asked for, or one per usable core when it is 0."""
     if workers < 0:

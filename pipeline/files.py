@@ -26,6 +26,18 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, quota used up
 CONTENTS = ("sha256", "checksum")  # columns of the table of a store
 NEARLY_FULL_BYTES = 2**20
 RETRY_SECONDS = 0.05
+FOREIGN_SECONDS = 24 * 3600.0  # without a change; then another machine's temporary file counts as left by a dead writer
+
+
+def _machine() -> str:
+    """Twelve hex digits of this machine, the same after it was started anew; containers differ by their host name."""
+    with suppress(OSError):
+        return hashlib.sha256(f"{socket.gethostname()} {MACHINE_ID.read_text()}".encode()).hexdigest()[:12]
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
+
+
+MACHINE_ID = Path("/etc/machine-id")
+MACHINE = _machine()
 
 
 @contextmanager
@@ -34,12 +46,12 @@ def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
 
     Rename without sync may leave an empty file after a power cut (Pillai et al., OSDI 2014); `synced=False` is for many
     files of which none is missed much. Safe with several writers: the name is nobody else's, and the last to finish
-    wins. The folder is made when it is missing. The temporary file is there, empty and locked, which tells `leftovers`
-    that its writer lives: write it in place. Raises StoreError when the disk is full.
+    wins. The folder is made when it is missing. The temporary file is there, empty and locked, and has the machine in
+    its name, which tells `leftovers` that its writer lives: write it in place. Raises StoreError when the disk is full.
     """
     with explaining_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+        temporary = path.with_name(f".{path.name}.{MACHINE}{uuid.uuid4().hex[len(MACHINE) :]}{TEMPORARY_SUFFIX}")
         descriptor = _open_locked(temporary, fcntl.LOCK_EX)
         try:
             with explaining_full_disk(path):  # while the temporary file still takes its space
@@ -88,38 +100,51 @@ def explaining_full_disk(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path, *, lock: Path | None = None, wait_seconds: float = 0.0) -> Iterator[None]:
+def locked(
+    folder: Path, *, lock: Path | None = None, wait_seconds: float = 0.0, shared: bool = False
+) -> Iterator[None]:
     """Be a folder's only writer, and begin by removing what dead ones left; the folder is made when it is missing.
 
     The lock is the operating system's and dies with the process, however that ends. lock: its file, where it may not
-    lie in the folder. wait_seconds: how long to wait for a holder, which may be just ending. Raises StoreError when the
-    folder cannot be written, or when another process holds it (on this machine, or through a network file system).
+    lie in the folder. wait_seconds: how long to wait for a holder, which may be just ending. shared: be one of several
+    writers who say so; nothing is removed then. Raises StoreError when the folder cannot be written, or when another
+    process holds it (on this machine, or on another where locks of the network file system reach that far).
     """
     path = lock or folder / LOCK_NAME
     try:
         with explaining_full_disk(path):
             folder.mkdir(parents=True, exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = _open_within(path, wait_seconds)
+            descriptor = _open_within(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait_seconds)
     except BlockingIOError:
         raise StoreError(f"{folder}: {_holder(path)} is writing there; wait until it has ended, or stop it") from None
     except OSError as error:
         raise StoreError(
             f"{folder}: cannot be written ({error.strerror}); give yourself access, or choose another folder"
         ) from None
+    own = f"process {os.getpid()} on {socket.gethostname()}"
     try:
         with explaining_full_disk(path):
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-        sweep(folder)
+            os.pwrite(
+                descriptor, (f"one of several writers ({own} was the last to begin)" if shared else own).encode(), 0
+            )
+        if not shared:
+            sweep(folder)
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(BlockingIOError):  # others share it
+            _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
 def leftovers(folder: Path) -> Iterator[Path]:
-    """Temporary files of dead writers. Each stays locked until the next is asked for, so that it can be removed."""
+    """Temporary files of dead writers. Each stays locked until the next is asked for, so that it can be removed.
+
+    That nobody holds a file's lock says that its writer is dead if that one was on this machine. Locks of many network
+    file systems do not reach other machines: a file from there is left until it has not changed for FOREIGN_SECONDS.
+    """
     for path in sorted(folder.glob(f".*{TEMPORARY_SUFFIX}")):
         if not OWN_NAME.fullmatch(path.name):
             continue  # somebody else's
@@ -127,7 +152,9 @@ def leftovers(folder: Path) -> Iterator[Path]:
             descriptor = os.open(path, os.O_RDWR)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                yield path
+                is_own = path.name.removesuffix(TEMPORARY_SUFFIX)[-32:].startswith(MACHINE)
+                if is_own or time.time() - os.fstat(descriptor).st_mtime > FOREIGN_SECONDS:
+                    yield path
             finally:
                 os.close(descriptor)
 
@@ -221,12 +248,12 @@ def _open_locked(path: Path, flags: int) -> int:
         os.close(descriptor)  # its holder removed the file between opening and locking: that lock is nobody's
 
 
-def _open_within(path: Path, seconds: float) -> int:
-    """As `_open_locked`; BlockingIOError when it is still held after so many seconds."""
+def _open_within(path: Path, kind: int, seconds: float) -> int:
+    """As `_open_locked`, with LOCK_SH or LOCK_EX; BlockingIOError when it is still held after so many seconds."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            return _open_locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _open_locked(path, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise

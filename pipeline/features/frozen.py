@@ -3,12 +3,15 @@
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pipeline.device import Halving
 from pipeline.features.backbones import Backbone
 
 
@@ -37,6 +40,27 @@ class FrozenBackbone(nn.Module):
         rows = pixels.flatten(2).float().mul_(self.scale).add_(self.shift)
         # (B, H, W, 3) seen as (B, 3, H, W) is channels-last already: no copy, and the fast layout.
         return cast(Tensor, self.net(rows.view(pixels.shape).permute(0, 3, 1, 2)))
+
+
+@dataclass(eq=False)
+class Replica:
+    """The network on one device, and how many frames that computes at a time. Threads may share it."""
+
+    device: torch.device
+    network: FrozenBackbone
+    at_a_time: Halving
+
+    def vectors(self, pixels: Tensor) -> np.ndarray:
+        """(B, crop, crop, 3) uint8 in main memory -> (B, D) float16.
+
+        Raises MemoryError when the device has none left for a single frame.
+        """
+
+        def some(rows: slice) -> np.ndarray:
+            on_device = pixels[rows].to(self.device, non_blocking=True)
+            return cast(np.ndarray, self.network(on_device).to(torch.float16).cpu().numpy())
+
+        return np.concatenate(list(self.at_a_time.over(len(pixels), some)))
 
 
 def fold_batch_norm(net: nn.Module) -> nn.Module:
@@ -81,7 +105,8 @@ def compute_context(device: torch.device) -> Iterator[None]:
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.default_stream(device))  # on which the weights were copied
         # Emulated bfloat16 (GPUs before Ampere) is slower than float32.
-        half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        with torch.cuda.device(device):
+            half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         # No cache of converted weights: all threads share it, and one might read what another's stream still writes.
         with torch.cuda.stream(stream), torch.autocast("cuda", dtype=half, cache_enabled=False):
             yield

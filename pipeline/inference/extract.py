@@ -10,17 +10,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.device import choose_device, num_workers
+from pipeline.device import choose_devices, num_workers
 from pipeline.discovery import printable
 from pipeline.errors import ConfigError, RejectedVideo
 from pipeline.features.backbones import load_backbone
 from pipeline.features.extract import Extractor
 from pipeline.features.store import FeatureStore
-from pipeline.files import content_hash, locked, write_table
+from pipeline.files import content_hash, write_table
 from pipeline.inference.answers import status_of
 from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
 from pipeline.inference.ledger import CHANGED, file_state
+from pipeline.inference.shards import inputs_of_shard
 from pipeline.progress import Progress
+from pipeline.shards import Shard, add_shard_argument, forget_shards, writing
 from pipeline.threads import in_threads
 from pipeline.video.isolation import DecoderPool
 from pipeline.video.reader import Frame
@@ -48,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--crops", type=int, choices=[1, 10], default=1, help="squares of each frame (default 1)")
     parser.add_argument("--flow", choices=["dis", "farneback"], default="", help="optical flow instead of colour")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the features")
+    add_shard_argument(parser, "writes the table")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add_decoding_arguments(parser)
     options = parser.parse_args(argv)
@@ -57,26 +60,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     inputs = inputs_of(options, "extract", out=options.out)
-    with locked(options.out):
+    with writing(options.out, options.shard):
+        if options.shard:
+            inputs = inputs_of_shard(inputs, options.shard)
+        else:
+            forget_shards(options.out)
         backbone = load_backbone(
             options.backbone, options.weights, seed=0, layer=options.layer, crop=view.crop, is_flow=bool(view.flow)
         )  # fmt: skip
         backbone.check_crop(view.crop)
         store = FeatureStore(options.out, features_key(view, backbone.name, backbone.weights_sha256))
         extractor = Extractor(
-            backbone, view.crop, choose_device(options.device), workers=num_workers(options.workers),
+            backbone, view.crop, choose_devices(options.device), workers=num_workers(options.workers),
             crops=view.crops, flow=view.flow,
         )  # fmt: skip
         with DecoderPool(limits) as decoders:
-            return extract_files(inputs, decoders, store, extractor, view, options.out)
+            return extract_files(inputs, decoders, store, extractor, view, options.shard)
 
 
 def extract_files(
-    inputs: Inputs, decoders: DecoderPool, store: FeatureStore, extractor: Extractor, view: View, out: Path
+    inputs: Inputs, decoders: DecoderPool, store: FeatureStore, extractor: Extractor, view: View, shard: Shard | None
 ) -> int:
     """Write features and the table; returns the exit code. Equal files are done once, stored ones not again.
 
-    A video that gives no features is stored with the reason, unless another try may go better.
+    A video that gives no features is stored with the reason, unless another try may go better. shard: the one whose
+    inputs they are; then there is no table.
     """
     rows: dict[str, list[object]] = {}
     todo: dict[str, str] = {}
@@ -114,10 +122,14 @@ def extract_files(
                 row[1], row[2], row[4] = "damaged" if damage else "ok", damage, len(features.values)
             except RejectedVideo as error:
                 row[1], row[2] = "rejected", str(error)
-    write_table(out / "videos.csv", COLUMNS, list(rows.values()))
+    where, name = str(store.folder), "" if shard is None else f"shard {shard}, "
+    if shard is None:
+        write_table(store.folder / "videos.csv", COLUMNS, list(rows.values()))
+    else:
+        where = "videos.csv, which the same command without --shard writes"
     bad = [row for row in rows.values() if row[1] in ("rejected", "failed")]
-    done = f"extract: {len(rows) - len(bad)} of {len(rows)} file(s) have features, {len(todo)} looked at now"
-    print(printable(f"{done}; see {out}"))
+    done = f"extract: {name}{len(rows) - len(bad)} of {len(rows)} file(s) have features, {len(todo)} looked at now"
+    print(printable(f"{done}; see {where}"))
     for row in bad:
         print(printable(f"extract: {row[0]}: {row[1]}: {row[2]}"), file=sys.stderr)
     return 1 if bad else 0

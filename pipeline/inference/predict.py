@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.errors import LrcnError
-from pipeline.files import locked, sweep, update_bytes
+from pipeline.files import sweep, update_bytes
 from pipeline.inference.answering import Answering
 from pipeline.inference.ending import ending_soon
 from pipeline.inference.inputs import (
@@ -26,16 +26,17 @@ from pipeline.inference.inputs import (
     inputs_of,
     limits_of,
 )
-from pipeline.inference.ledger import Ledger, LedgerAnswers, LedgerReader, file_state, model_identity
+from pipeline.inference.ledger import Ledger, LedgerAnswers, file_state, model_identity
 from pipeline.inference.page import write_page
 from pipeline.inference.precision import add_precision_argument, tell_if_never_sure
 from pipeline.inference.resultfolder import Timelines, timeline_of, write_results
 from pipeline.inference.resultsettings import ResultSettings, add_result_arguments, result_settings
-from pipeline.inference.shards import shard, take_over
+from pipeline.inference.shards import borrow, inputs_of_shard, take_over
 from pipeline.inference.timesteps import has_timesteps
 from pipeline.inference.watching import WATCH_SECONDS, Looks
 from pipeline.models.modelspec import read_spec
 from pipeline.modelstore import model_folder
+from pipeline.shards import add_shard_argument, writing
 from pipeline.threads import SIGNAL_SECONDS
 
 FOLDERS = ("frames", "thumbnails", "subtitles", "overlays", "exports", "exports/elan", "exports/fiftyone")
@@ -60,12 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="go on looking for new files, so often; one is read when it has not changed for as long "
         f"(default {WATCH_SECONDS:g})",
     )
-    work.add_argument(
-        "--shard",
-        type=shard,
-        metavar="I/N",
-        help="do only the I-th of N parts of the files; a call without --shard then gathers the answers",
-    )
+    add_shard_argument(work, "gathers the answers")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add_decoding_arguments(parser)
     options = parser.parse_args(argv)
@@ -95,14 +91,14 @@ def predict(options: argparse.Namespace) -> int:
 
     home = options.shard.folder(options.out) if options.shard else options.out
     with (
-        locked(home),
+        writing(options.out, options.shard),
         _opened(home, model_id) as ledger,
         Answering(options.out, ledger, model, options.device, options.workers, limits) as answering,
     ):
         for folder in FOLDERS:
             sweep(options.out / folder)
         if options.shard:
-            return predict_shard(options, inputs.only(options.shard.holds), ledger, answering)
+            return predict_shard(options, inputs_of_shard(inputs, options.shard), ledger, answering)
         if options.watch is not None:
             watch(options, inputs, ledger, answering, write)
         return predict_once(options.out, inputs, ledger, answering, write)
@@ -163,11 +159,10 @@ def predict_once(
 def predict_shard(options: argparse.Namespace, inputs: Inputs, ledger: Ledger, answering: Answering) -> int:
     """Answer for the files of a shard, write no table, say what became of the files; returns the exit code."""
     states = {path: file_state(path) for path in inputs.files}
-    with closing(LedgerReader(options.out, ledger.model_id)) as gathered:
-        ledger.take_over(gathered, {path: states[path] for path in states if ledger.status(path, states[path]) is None})
+    borrow(options.out, options.shard.folder(options.out), ledger, states)
     todo = [path for path in states if not is_done(options.out, ledger, path, states[path])]
     answering.run(todo, states)
-    name = f"shard {options.shard.number}/{options.shard.count}, {len(todo)} looked at now"
+    name = f"shard {options.shard}, {len(todo)} looked at now"
     return say(ledger, inputs, name, "the same command without --shard writes the tables")
 
 

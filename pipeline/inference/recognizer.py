@@ -7,8 +7,9 @@ from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from pipeline.device import choose_device, num_workers
+from pipeline.device import choose_devices, num_workers
 from pipeline.features.backbones import GIVEN, read_backbone
 from pipeline.features.extract import Extractor
 from pipeline.features.store import VideoFeatures
@@ -36,7 +37,15 @@ class Recognizer:
     Use it as a context manager, or `close` it: it holds decoding processes.
     """
 
-    def __init__(self, model: Model, folder: Path, workers: int = 0, limits: Limits = Limits()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        model: Model,
+        folder: Path,
+        workers: int = 0,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        devices: Sequence[torch.device] = (),
+    ) -> None:
+        """Made by `load`; devices: for the backbone, the model's own where none is named."""
         self.model = model
         self.folder = folder
         self._limits = limits
@@ -46,10 +55,10 @@ class Recognizer:
         self._decoders = DecoderPool(limits)
         self._extractor: Extractor | None = None
         if self._backbone.name != GIVEN:
-            device = model.network.feature_mean.device
             self._extractor = Extractor(
-                self._backbone, view.crop, device, workers=num_workers(workers), crops=view.crops, flow=view.flow
-            )
+                self._backbone, view.crop, devices or model.network.feature_mean.device,
+                workers=num_workers(workers), crops=view.crops, flow=view.flow,
+            )  # fmt: skip
 
     @classmethod
     def load(
@@ -62,11 +71,13 @@ class Recognizer:
     ) -> "Recognizer":
         """Read a model: a folder, or an address in MLflow such as `models:/NAME@ALIAS` (see `model_folder`).
 
-        device: `auto`, `cpu` or `cuda`. workers: videos decoded at a time; 0 = one per core. limits: for one file.
+        device: `auto`, `cpu` or `cuda`, which is every GPU that is visible; the recurrent network is on the first.
+        workers: videos decoded at a time; 0 = one per core. limits: for one file.
         Raises ModelError when the model is missing, incomplete or damaged, and ConfigError for `cuda` without a GPU.
         """
         folder = model_folder(model)
-        return cls(load_model(folder, str(choose_device(device))), folder, workers, limits)
+        devices = choose_devices(device)
+        return cls(load_model(folder, str(devices[0])), folder, workers, limits, devices)
 
     def predict(self, path: str | Path) -> Answer:
         """The answer for one file. A file that cannot be used is an answer with a reason, never an exception."""

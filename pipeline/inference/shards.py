@@ -1,42 +1,27 @@
-"""One folder of results made by several calls at a time: which files are whose, and where answers are gathered."""
+"""Shards of a folder of results: how large files are, and where their answers are gathered."""
 
-import argparse
-import hashlib
 import os
-import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 from pipeline.files import locked
+from pipeline.inference.inputs import Inputs
 from pipeline.inference.ledger import Ledger, LedgerReader
-
-SHARDS = ".shards"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The `number`-th of `count` parts of the files, from 1 on."""
-
-    number: int
-    count: int
-
-    def holds(self, path: str) -> bool:
-        """Whether a file is in this part: by the SHA-256 of its path, so that new files move no other."""
-        digest = hashlib.sha256(os.fsencode(path)).digest()
-        return int.from_bytes(digest[:8], "big") % self.count == self.number - 1
-
-    def folder(self, out: Path) -> Path:
-        """Where its ledger lies."""
-        return out / SHARDS / f"{self.number}-of-{self.count}"
+from pipeline.shards import SHARDS, Shard
 
 
-def shard(text: str) -> Shard:
-    """The shard that an option `I/N` names; raises ArgumentTypeError for any other text."""
-    parts = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
-    number, count = (int(part) for part in parts.groups()) if parts else (0, 0)
-    if not 1 <= number <= count:
-        raise argparse.ArgumentTypeError(f"{text!r} is no shard; expected I/N with I from 1 to N, such as 2/8")
-    return Shard(number, count)
+def inputs_of_shard(inputs: Inputs, shard: Shard) -> Inputs:
+    """The part of the inputs that a shard does. Bytes stand for frames, which only decoding tells."""
+    part = shard.of({path: _size_bytes(path) for path in inputs.paths})
+    return inputs.only(part.__contains__)
+
+
+def _size_bytes(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - a path stays the text it came as
+    except OSError:
+        return None
 
 
 def take_over(out: Path, ledger: Ledger, states: dict[str, str]) -> list[str]:
@@ -45,11 +30,26 @@ def take_over(out: Path, ledger: Ledger, states: dict[str, str]) -> list[str]:
     Raises StoreError when a shard is still at work.
     """
     taken = []
-    for folder in sorted((out / SHARDS).glob("*-of-*")):
+    for folder in _folders(out):
         with locked(folder):
-            theirs = LedgerReader(folder, ledger.model_id)
-            try:
-                taken += ledger.take_over(theirs, states)
-            finally:
-                theirs.close()
+            taken += _copy(folder, ledger, states)
     return taken
+
+
+def borrow(out: Path, own: Path, ledger: Ledger, states: dict[str, str]) -> None:
+    """Copy into a shard's ledger what has been gathered, or what other shards say, who may be at work.
+
+    Files change shards when others come or go, or N is another. own: the shard's folder.
+    """
+    for folder in [out, *(folder for folder in _folders(out) if folder != own)]:
+        if missing := {path: state for path, state in states.items() if ledger.status(path, state) is None}:
+            _copy(folder, ledger, missing)
+
+
+def _folders(out: Path) -> Iterable[Path]:
+    return sorted((out / SHARDS).glob("*-of-*"))
+
+
+def _copy(folder: Path, ledger: Ledger, states: dict[str, str]) -> list[str]:
+    with closing(LedgerReader(folder, ledger.model_id)) as theirs:
+        return ledger.take_over(theirs, states)

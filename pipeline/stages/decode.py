@@ -5,14 +5,15 @@ from pathlib import Path
 
 from pipeline.data.annotations import check_ends
 from pipeline.data.scan import list_media
-from pipeline.data.tables import CHANGED, read_segments, read_videos, usable_videos
+from pipeline.data.tables import CHANGED, read_segments, read_videos
 from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.errors import DataError, RejectedVideo
-from pipeline.files import content_hash, locked, sweep, write_contents, write_table
+from pipeline.files import content_hash, sweep, write_contents, write_table
 from pipeline.progress import Progress
+from pipeline.shards import forget_shards, writing
 from pipeline.stages.checkfeatures import check_all
-from pipeline.stages.layout import WAIT_SECONDS, StageOptions, dataset_of, media_folder, stage_options
+from pipeline.stages.layout import WAIT_SECONDS, StageOptions, dataset_of, media_folder, stage_options, videos_of_shard
 from pipeline.threads import in_threads
 from pipeline.video.framestore import FrameStore
 from pipeline.video.isolation import DecoderPool
@@ -24,10 +25,12 @@ COLUMNS = ("status", "reason", "num_frames", "width", "height", "rotation_degree
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Decode every usable video of the experiment's table; exits non-zero when not one could be decoded."""
-    options = stage_options(__doc__, argv, media=True)
-    with locked(options.layout.frames, wait_seconds=WAIT_SECONDS):
-        sweep(options.layout.root)
-        say_what_came(options)
+    options = stage_options(__doc__, argv, media=True, shard=True)
+    with writing(options.layout.frames, options.shard, wait_seconds=WAIT_SECONDS):
+        if options.shard is None:
+            forget_shards(options.layout.frames)
+            sweep(options.layout.root)
+            say_what_came(options)
         if options.experiment.backbone is None:
             check_all(options)
         else:
@@ -35,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def decode_all(options: StageOptions) -> None:
-    """Bring the frame store, and the table of verdicts, up to date."""
+    """Bring the frame store, and the table of verdicts, up to date; of a shard its part of the store alone."""
     view = options.experiment.view
     media = media_folder(options, dataset_of(options.experiment))
-    videos = usable_videos(options.layout.videos)
+    videos = videos_of_shard(options)
     store = FrameStore(options.layout.frames, view.frames_key)
     paths = {video.sha256: media / video.video_id for video in videos}  # equal files are decoded once
     missing = [sha256 for sha256 in paths if not store.has(sha256) or store.verdict(sha256).is_transient]
@@ -52,15 +55,21 @@ def decode_all(options: StageOptions) -> None:
         for _ in progress.over(in_threads(decode, missing, workers)):
             pass
     verdicts = {video.video_id: store.verdict(video.sha256) for video in videos}
-    removed = store.prune(set(paths))
     counts = {status: sum(v.status == status for v in verdicts.values()) for status in ("ok", "damaged", "rejected")}
+    if options.shard is None:
+        removed = store.prune(set(paths))
+        name, then = "", f"{len(removed)} old entries removed"
+    else:
+        name, then = f"shard {options.shard}, ", "the same command without --shard writes the tables"
     print(
-        f"decode: {len(missing)} of {len(paths)} videos decoded, the rest was there; "
-        f"{len(removed)} old entries removed; " + ", ".join(f"{count} {status}" for status, count in counts.items())
+        f"decode: {name}{len(missing)} of {len(paths)} videos decoded, the rest was there; {then}; "
+        + ", ".join(f"{count} {status}" for status, count in counts.items())
     )
     for video_id, verdict in verdicts.items():
         if verdict.status != "ok":
             print(printable(f"decode: {video_id}: {verdict.status}: {verdict.reason}"))
+    if options.shard is not None:
+        return
     if counts["ok"] + counts["damaged"] == 0:
         raise DataError(f"{options.layout.videos}: not one of {len(videos)} videos could be decoded; see above")
     check_segments(options, verdicts)

@@ -2,31 +2,33 @@
 
 from collections.abc import Sequence
 
-from pipeline.data.tables import read_videos
-from pipeline.device import choose_device, num_workers
+from pipeline.device import choose_devices, num_workers
 from pipeline.discovery import printable
 from pipeline.errors import LrcnError, RejectedVideo
 from pipeline.features.backbones import read_backbone
 from pipeline.features.extract import Extractor
 from pipeline.features.store import FeatureStore
-from pipeline.files import locked, sweep, write_contents
+from pipeline.files import sweep, write_contents
 from pipeline.progress import Progress
+from pipeline.shards import forget_shards, writing
 from pipeline.stages.importfeatures import import_all
-from pipeline.stages.layout import WAIT_SECONDS, StageOptions, stage_options
+from pipeline.stages.layout import WAIT_SECONDS, StageOptions, stage_options, videos_of_shard
 from pipeline.video.framestore import FrameStore
 from pipeline.view import features_key
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Extract every decoded video of the experiment's table."""
-    extract_features(stage_options(__doc__, argv, stream=True, fold=True, media=True))
+    extract_features(stage_options(__doc__, argv, stream=True, fold=True, media=True, shard=True))
 
 
 def extract_features(options: StageOptions) -> None:
-    """Bring the options' feature store up to date, as its only writer."""
+    """Bring the options' feature store up to date, as its only writer, or one of several shards."""
     folder = options.layout.features(options.representation)
-    with locked(folder, wait_seconds=WAIT_SECONDS):
-        sweep(folder.parent)
+    with writing(folder, options.shard, wait_seconds=WAIT_SECONDS):
+        if options.shard is None:
+            forget_shards(folder)
+            sweep(folder.parent)
         if options.settings.backbone is None:
             import_all(options)
         else:
@@ -34,17 +36,17 @@ def extract_features(options: StageOptions) -> None:
 
 
 def extract_all(options: StageOptions) -> None:
-    """Bring the feature store of the stream, and of the fold where it has its own, up to date."""
+    """Bring the feature store of the stream, and of the fold where it has its own, up to date; of a shard its part."""
     view, layout, name = options.settings.view, options.layout, options.representation
     backbone = read_backbone(layout.backbone(name) / "backbone.safetensors")
     frames = FrameStore(layout.frames, view.frames_key)
     store = FeatureStore(layout.features(name), features_key(view, backbone.name, backbone.weights_sha256))
-    videos = {video.sha256: video.video_id for video in read_videos(layout.videos) if video.status == "ok"}
+    videos = {video.sha256: video.video_id for video in videos_of_shard(options)}
     verdicts = {sha256: frames.verdict(sha256) for sha256 in videos}
     wanted = [sha256 for sha256 in videos if verdicts[sha256].status != "rejected"]
     missing = [sha256 for sha256 in wanted if not store.has(sha256)]
     extractor = Extractor(
-        backbone, view.crop, choose_device(options.runtime.device), workers=num_workers(options.runtime.workers),
+        backbone, view.crop, choose_devices(options.runtime.device), workers=num_workers(options.runtime.workers),
         crops=view.crops, flow=view.flow,
     )  # fmt: skip
     progress = Progress("extract", len(missing))
@@ -56,13 +58,17 @@ def extract_all(options: StageOptions) -> None:
             raise LrcnError(f"{videos[sha256]}: {result}") from result
         else:
             store.write(sha256, result, damage=verdicts[sha256].reason)
-    removed = store.prune(set(wanted))
-    write_contents(layout.features_table(name), store, wanted)
+    if options.shard is None:
+        removed = store.prune(set(wanted))
+        shard, then = "", f"{len(removed)} old entries removed"
+        write_contents(layout.features_table(name), store, wanted)
+    else:
+        shard, then = f"shard {options.shard}, ", "the same command without --shard writes the table"
     reasons = {sha256: store.rejection(sha256) for sha256 in wanted} if view.flow else {}
     for sha256, reason in reasons.items():
         if reason:
             print(printable(f"extract: {videos[sha256]} has no features: {reason}"))
     print(
-        f"extract: {len(missing)} of {len(wanted)} videos extracted, the rest was there; "
-        f"{len(removed)} old entries removed; {backbone.feature_size} features a frame"
+        f"extract: {shard}{len(missing)} of {len(wanted)} videos extracted, the rest was there; {then}; "
+        f"{backbone.feature_size} features a frame"
     )

@@ -10,8 +10,10 @@ from typing import Literal
 
 from pipeline.config import Experiment, Runtime, Stream, StreamSettings, Task, load_experiment, load_runtime
 from pipeline.data.cards import Dataset, read_dataset
+from pipeline.data.tables import Video, usable_videos
 from pipeline.errors import ConfigError
 from pipeline.files import locked
+from pipeline.shards import Shard, add_shard_argument
 
 Scored = Stream | Literal["fused"]
 WAIT_SECONDS = 10.0  # for a stage that is just ending; one whose DVC is gone takes 8 s at most: pipeline/dvcparent.py
@@ -131,7 +133,8 @@ class StageOptions:
     """The options of a stage, read; those it does not take have their defaults.
 
     seed: of the training. Everything else is drawn from `experiment.seed`, so that trainings differ in nothing else.
-    allow_leak: by the experiment, or by hand. premium: whether the leakage premium is asked for.
+    allow_leak: by the experiment, or by hand. premium: whether the leakage premium is asked for. shard: the part of the
+    videos to be done, None for all.
     """
 
     name: str
@@ -145,6 +148,7 @@ class StageOptions:
     media: Path | None
     allow_leak: bool = False
     premium: bool = False
+    shard: Shard | None = None
 
     @property
     def settings(self) -> StreamSettings:
@@ -196,6 +200,18 @@ def dataset_of(experiment: Experiment) -> Dataset:
     return dataset
 
 
+def videos_of_shard(options: StageOptions) -> list[Video]:
+    """The usable videos of the experiment's table, of a shard its own: shared out by the frames that headers state.
+
+    Every stage shares them out alike, so a machine extracts from what it has decoded itself.
+    """
+    videos = usable_videos(options.layout.videos)
+    if options.shard is None:
+        return videos
+    part = options.shard.of({video.sha256: video.num_frames_header or None for video in videos})
+    return [video for video in videos if video.sha256 in part]
+
+
 def media_folder(options: StageOptions, dataset: Dataset) -> Path:
     """Where the media are: as given by hand, else as the card says.
 
@@ -218,10 +234,11 @@ def stage_options(
     media: bool = False,
     allow_leak: bool = False,
     premium: bool = False,
+    shard: bool = False,
 ) -> StageOptions:
     """Parse a stage's command line: `--config` always, the other options where the stage takes them.
 
-    Raises ConfigError for a fold or seed that is none of the experiment's.
+    Raises ConfigError for a fold or seed that is none of the experiment's, and a shard of one without a CNN.
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", type=Path, required=True, help="the experiment, e.g. configs/demo.yaml")
@@ -244,6 +261,8 @@ def stage_options(
         parser.add_argument(
             "--premium", action="store_true", help="and train once more on a random split: what would leaking add?"
         )
+    if shard:
+        add_shard_argument(parser, "writes the tables")
     options = parser.parse_args(argv)
     experiment = load_experiment(options.config)
     numbers = {}
@@ -255,6 +274,11 @@ def stage_options(
                 f"--{name} is {given}; expected one that {options.config} trains ({', '.join(map(str, trained))}), "
                 "or run `lrcn select` again"
             )
+    if getattr(options, "shard", None) and experiment.backbone is None:
+        raise ConfigError(
+            f"--shard {options.shard}: {options.config} has ready-made features, which nobody shares out; "
+            "run the stage without it"
+        )
     return StageOptions(
         name=options.config.stem,
         experiment=experiment,
@@ -267,4 +291,5 @@ def stage_options(
         media=getattr(options, "media", None),
         allow_leak=experiment.audit.allow_leak or getattr(options, "allow_leak", False),
         premium=getattr(options, "premium", False),
+        shard=getattr(options, "shard", None),
     )

@@ -1,5 +1,6 @@
 """Writers and readers of stores, to be run in processes of their own; imports little, so that they start fast."""
 
+import fcntl
 import os
 import sys
 import time
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline import files
 from pipeline.errors import StoreError, ViewMismatch
 from pipeline.features.store import FeatureStore, VideoFeatures
 from pipeline.files import locked, write_table
@@ -61,6 +63,19 @@ def serve_writers() -> None:
 def write_again_and_again(folder: str, key: str) -> None:
     for _ in range(20):
         write_entries(Path(folder), key, only_missing=False)
+
+
+def sweep_until_stopped(folder: str) -> None:
+    """As another machine does whose locks do not reach this one; prints how often unfinished files were there."""
+    files.MACHINE = "0" * 12
+    fcntl.flock = lambda descriptor, flags: None
+    count = 0
+    while not Path(folder, "stop").exists():
+        for store in ("frames", "features"):
+            count += any(Path(folder, store).glob(".*.tmp"))
+            files.sweep(Path(folder, store))
+        time.sleep(0.001)
+    print(count)
 
 
 def read_until_stopped(folder: str, key: str, same: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pipeline import cli
 from pipeline.errors import StoreError
 from pipeline.features.store import FeatureStore
-from pipeline.files import write_table
+from pipeline.files import MACHINE, write_table
 from pipeline.video.framestore import FrameStore
 from tests.conftest import run_stage
 from tests.stages.store_writers import ENTRIES, write_as_a_stage, write_entries
@@ -120,7 +120,7 @@ def test_prune_removes_what_no_video_needs(tmp_path, capsys, kind):
     write_table(table, ["sha256", "status"], [[ENTRIES[0], "ok"], [ENTRIES[1], "damaged"], [ENTRIES[2], "rejected"]])
     media = folder / f"{ENTRIES[1]}{'.mkv' if kind == 'frames' else '.safetensors'}"
     media.write_bytes(media.read_bytes()[:-1])
-    abandoned = folder / f".x.mkv.{'0' * 32}.tmp"
+    abandoned = folder / f".x.mkv.{MACHINE}{'0' * 20}.tmp"
     abandoned.write_bytes(b"half a video")
     (folder / "notes.txt").write_text("mine")
     before = contents(folder)

@@ -20,6 +20,7 @@ from tests.stages.store_writers import (
     ENTRIES,
     read_until_stopped,
     serve_writers,
+    sweep_until_stopped,
     write_again_and_again,
     write_as_a_stage,
     write_entries,
@@ -267,12 +268,17 @@ def test_a_folder_without_permission_is_found_before_any_work(toy, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_writers", "same"), [(2, "same"), (4, "same"), (2, "other")])
 def test_several_writers_and_readers_of_one_store(tmp_path, num_writers, same):
-    """Mutant, by hand: writers under the final name make the readers meet damaged entries within the first second."""
+    """Another machine, to which locks do not reach, sweeps there all the time.
+
+    Mutants, by hand: writers under the final name make the readers meet damaged entries within the first second; a
+    sweep that goes by locks alone takes the writers' files away.
+    """
     write_entries(tmp_path / "alone")
     folder = tmp_path / "shared"
     write_entries(folder)
     keys = ["key-0" if same == "same" else f"key-{number}" for number in range(num_writers)]
     readers = [start(read_until_stopped, folder, "key-0", same) for _ in range(2)]
+    sweeper = start(sweep_until_stopped, folder)
     jobs = [start(write_again_and_again, folder, key) for key in keys]
     codes = []
     try:
@@ -282,7 +288,7 @@ def test_several_writers_and_readers_of_one_store(tmp_path, num_writers, same):
     finally:
         (folder / "stop").touch()
     counts = []
-    for reader in readers:
+    for reader in (*readers, sweeper):
         with reader:
             counts.append(reader.communicate(timeout=300)[0])
             codes.append(reader.returncode)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import TrainingError
+from pipeline.files import MACHINE
 from pipeline.training.checkpoint import CheckpointSlot, load_checkpoint, save_checkpoint, tensor_digest
 
 IDENTITY = {"settings": {"lr": 0.1, "seed": 0}, "data": {"train": "ab" * 32}}
@@ -210,7 +211,7 @@ def test_a_training_that_ended_leaves_nothing(tmp_path: Path) -> None:
     """Of itself, and of one that was killed while it saved; another's checkpoint stays."""
     slot = CheckpointSlot(tmp_path / "clip.safetensors")
     slot.file(IDENTITY).write_bytes(b"state")
-    (tmp_path / f".clip.{'0' * 32}.tmp").write_bytes(b"half")
+    (tmp_path / f".clip.{MACHINE}{'0' * 20}.tmp").write_bytes(b"half")
     (tmp_path / "frame-0123456789abcdef.safetensors").write_bytes(b"state")
     slot.remove()
     assert [path.name for path in tmp_path.iterdir()] == ["frame-0123456789abcdef.safetensors"]

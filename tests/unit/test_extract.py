@@ -1,4 +1,6 @@
+import functools
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,8 +13,11 @@ from torch import Tensor, nn
 
 from pipeline.errors import RejectedVideo, VideoError, WeightsError
 from pipeline.features.backbones import Backbone, load_backbone
+from pipeline.features.batches import PartialVideo
 from pipeline.features.crop import center_crop, crop_of_frame, crop_to_rgb
-from pipeline.features.extract import CPU_BATCH_SIZE, QUEUED_BATCHES, VIDEOS_AHEAD, Extractor
+from pipeline.features.extract import CPU_BATCH_SIZE, Extractor
+from pipeline.features.frozen import Replica
+from pipeline.features.run import QUEUED_BATCHES, VIDEOS_AHEAD
 from pipeline.features.store import VideoFeatures
 from pipeline.video.flow import Method, flow_frames
 from pipeline.video.reader import Frame, i420_to_rgb
@@ -172,14 +177,19 @@ def test_a_video_has_the_same_bits_alone_together_in_any_order_and_with_any_numb
 
 def watched(extractor: Extractor, watch: Callable[[Tensor], None]) -> Extractor:
     """Has each batch (B, crop, crop, 3) uint8 pass by `watch`, in the thread that computes it."""
-    network = extractor.network
+    for replica in extractor.replicas:
+        watched_replica(replica, watch)
+    return extractor
+
+
+def watched_replica(replica: Replica, watch: Callable[[Tensor], None]) -> None:
+    network = replica.network
 
     def forward(pixels: Tensor) -> Tensor:
         watch(pixels)
         return network(pixels)
 
-    extractor.network = forward  # type: ignore[assignment]
-    return extractor
+    replica.network = forward  # type: ignore[assignment]
 
 
 def test_batches_are_filled_across_videos() -> None:
@@ -211,6 +221,50 @@ def test_every_core_computes_alone_and_the_callers_setting_is_left() -> None:
     finally:
         torch.set_num_threads(before)
     assert threads == {("compute-0", 1), ("compute-1", 1)}
+
+
+def test_of_two_devices_each_computes_and_the_bits_are_those_of_one(network: Backbone) -> None:
+    """Two CPUs stand in for two GPUs. Mutant: a second device that shares the first one's network."""
+    videos = {str(seed): frames(count, seed) for seed, count in enumerate((1, 40, 70, 7, 33))}
+    expected = results(Extractor(network, CROP, "cpu", workers=2).run(videos.items()))
+    extractor = Extractor(network, CROP, ["cpu", "cpu"], workers=2)
+    assert extractor.compute_threads == max(1, len(os.sched_getaffinity(0)) // 2)
+    first, second = (replica.network for replica in extractor.replicas)
+    assert first is extractor.network
+    assert not {p.data_ptr() for p in first.parameters()} & {p.data_ptr() for p in second.parameters()}
+    extractor.compute_threads = 1
+    meeting, computed = threading.Barrier(2), set[int]()
+
+    def watch(number: int, pixels: Tensor) -> None:
+        if number not in computed:
+            computed.add(number)
+            meeting.wait(timeout=20)  # for the other device's first batch
+
+    for number, replica in enumerate(extractor.replicas):
+        watched_replica(replica, functools.partial(watch, number))
+    found = results(extractor.run(videos.items()))
+    assert computed == {0, 1}
+    assert list(found) == list(videos)
+    for key, features in found.items():
+        assert features.values.tobytes() == expected[key].values.tobytes()
+
+
+def test_a_full_gpu_halves_its_own_batches_and_no_other_gpus() -> None:
+    meeting, begun = threading.Barrier(2), set[int]()
+
+    def watch(number: int, pixels: Tensor) -> None:
+        if number not in begun:
+            begun.add(number)
+            meeting.wait(timeout=20)
+        if number == 1 and len(pixels) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more.")
+
+    extractor = Extractor(tiny(), CROP, ["cpu", "cpu"])
+    extractor.compute_threads = 1
+    for number, replica in enumerate(extractor.replicas):
+        watched_replica(replica, functools.partial(watch, number))
+    assert len(results(extractor.run([("a", plain((9, 9, 9), 8 * CPU_BATCH_SIZE))]))["a"].values) == 8 * CPU_BATCH_SIZE
+    assert [replica.at_a_time.rows for replica in extractor.replicas] == [CPU_BATCH_SIZE, 4]
 
 
 def test_vectors_of_a_long_video_stand_in_the_order_of_its_frames() -> None:
@@ -378,7 +432,7 @@ def test_a_full_gpu_has_fewer_frames_computed_at_a_time_and_the_features_stay(
     extractor = watched(Extractor(network, CROP, "cpu", workers=2), out_of_memory)
     for key, features in results(extractor.run(videos.items(), in_order=order)).items():
         np.testing.assert_allclose(features.values, expected[key].values, rtol=2e-3, atol=1e-3)
-    assert min(sizes) == extractor.at_a_time.rows == 4
+    assert min(sizes) == extractor.replicas[0].at_a_time.rows == 4
     assert capsys.readouterr().err.count("16 frames at a time (CUDA out of memory): 8 from now on") == 1
 
 
@@ -395,16 +449,14 @@ def test_a_gpu_without_memory_for_one_frame_fails_the_videos_with_a_reason() -> 
 
 
 def test_a_video_that_takes_too_much_memory_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.features import extract
-
-    real = extract._Video.keep
+    real = PartialVideo.keep
 
     def keep(self, first, values):
         if self.key == "long":
             raise MemoryError("Unable to allocate 5 GiB")
         real(self, first, values)
 
-    monkeypatch.setattr(extract._Video, "keep", keep)
+    monkeypatch.setattr(PartialVideo, "keep", keep)
     found = dict(
         Extractor(tiny(), CROP, "cpu").run(
             [("a", plain((5, 5, 5))), ("long", plain((5, 5, 5), 50)), ("b", plain((9, 9, 9)))]
@@ -505,6 +557,8 @@ def test_a_thread_that_ends_in_an_unforeseen_way_ends_the_run() -> None:
     ("make", "message"),
     [
         (lambda: Extractor(tiny(), CROP, "cpu", workers=0), "workers is 0; expected 1 or more"),
+        (lambda: Extractor(tiny(), CROP, ["cpu", "cuda:1"]), "devices are cpu, cuda:1; expected one kind, GPUs or"),
+        (lambda: Extractor(tiny(), CROP, []), "devices are none; expected one kind"),
         (
             lambda: Extractor(load_backbone("squeezenet1_1", "random", 0), 8, "cpu"),
             "squeezenet1_1 cannot take frames of 8x8 pixels",
@@ -528,6 +582,16 @@ def test_a_gpu_gives_the_same_features_in_short_numbers(network: Backbone) -> No
         cosine = (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
         assert cosine.min() > 0.99
         assert features.time_seconds.tolist() == gpu[key].time_seconds.tolist()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that PyTorch can use")
+def test_two_replicas_on_gpus_give_the_features_of_one(network: Backbone) -> None:
+    videos = {str(seed): frames(count, seed) for seed, count in enumerate((1, 300, 600, 7))}
+    one = results(Extractor(network, CROP, "cuda:0", 2).run(videos.items()))
+    two = results(Extractor(network, CROP, ["cuda:0", f"cuda:{torch.cuda.device_count() - 1}"], 2).run(videos.items()))
+    network.cpu()
+    for key, features in one.items():
+        np.testing.assert_allclose(two[key].values, features.values, rtol=2e-2, atol=1e-2)
 
 
 # Ten crops, and flow

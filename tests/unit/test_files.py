@@ -13,9 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import files
 from pipeline.errors import ConfigError, StoreError
 from pipeline.features.store import FeatureStore, VideoFeatures
-from pipeline.files import LOCK_NAME, explaining_full_disk, leftovers, locked, replacing, sweep, write_table, write_text
+from pipeline.files import (
+    LOCK_NAME,
+    MACHINE,
+    explaining_full_disk,
+    leftovers,
+    locked,
+    replacing,
+    sweep,
+    write_table,
+    write_text,
+)
 from pipeline.video.framestore import FrameStore
 from pipeline.video.reader import Frame, Verdict
 
@@ -61,7 +72,7 @@ def test_what_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def test_only_what_dead_writers_left_is_swept(tmp_path):
-    abandoned, foreign = f".b.txt.{uuid.uuid4().hex}.tmp", ".mine.tmp"
+    abandoned, foreign = f".b.txt.{MACHINE}{uuid.uuid4().hex[12:]}.tmp", ".mine.tmp"
     (tmp_path / abandoned).write_bytes(b"half a file")
     (tmp_path / foreign).write_bytes(b"another program's")
     (tmp_path / ".folder.tmp").mkdir()
@@ -71,6 +82,51 @@ def test_only_what_dead_writers_left_is_swept(tmp_path):
         sweep(tmp_path)
         assert names(tmp_path) == sorted([".folder.tmp", foreign, temporary.name])
     assert names(tmp_path) == [".folder.tmp", foreign, "a.txt"]
+
+
+def test_what_a_writer_on_another_machine_has_begun_is_left_for_a_day(tmp_path, monkeypatch):
+    """Its lock may not reach this one. Mutant: a sweep that goes by the lock alone removes it."""
+    monkeypatch.setattr(files, "MACHINE", "0" * 12)
+    with replacing(tmp_path / "a.txt") as temporary:
+        monkeypatch.undo()
+        temporary.write_text("whole")
+        monkeypatch.setattr(fcntl, "flock", lambda descriptor, flags: None)  # as where locks are local
+        sweep(tmp_path)
+        assert names(tmp_path) == [temporary.name]
+        monkeypatch.undo()
+    dead = tmp_path / f".b.txt.{'0' * 32}.tmp"
+    for hours, is_left in ((23, True), (25, False)):
+        dead.write_text("half")
+        os.utime(dead, (time.time() - hours * 3600,) * 2)
+        sweep(tmp_path)
+        assert dead.exists() == is_left
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_machine_keeps_its_name_and_is_told_from_others(monkeypatch, tmp_path):
+    own = files._machine()
+    assert own == MACHINE == files._machine()
+    monkeypatch.setattr(files, "MACHINE_ID", tmp_path / "other")
+    without = files._machine()
+    (tmp_path / "other").write_text("1" * 32)
+    monkeypatch.setattr("socket.gethostname", lambda: "node3")
+    assert len({own, without, files._machine()}) == 3
+    with replacing(tmp_path / "a.txt") as temporary:
+        assert temporary.name.startswith(f".a.txt.{MACHINE}")
+        temporary.touch()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_where_there_are_no_locks_files_are_written_and_nothing_is_swept(tmp_path, monkeypatch, number):
+    def flock(descriptor, flags):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    left = tmp_path / f".b.txt.{MACHINE}{'0' * 20}.tmp"
+    left.touch()
+    with locked(tmp_path), locked(tmp_path), locked(tmp_path, shared=True):
+        write_text(tmp_path / "a.txt", "words")
+    assert names(tmp_path) == [left.name, "a.txt"]
 
 
 def test_a_sweep_between_making_and_locking_a_file_does_no_harm(tmp_path, monkeypatch):
@@ -107,7 +163,7 @@ def test_a_second_writer_is_told_at_once_who_the_first_is(tmp_path):
 def test_a_lock_may_lie_outside_of_its_folder(tmp_path):
     folder, lock = tmp_path / "results", tmp_path / "locks/results"
     folder.mkdir()
-    (folder / f".a.txt.{uuid.uuid4().hex}.tmp").write_bytes(b"half a file")
+    (folder / f".a.txt.{MACHINE}{'0' * 20}.tmp").write_bytes(b"half a file")
     with locked(folder, lock=lock):
         assert names(folder) == []
         assert lock.read_text().startswith(f"process {os.getpid()} on ")
@@ -119,9 +175,9 @@ def test_a_lock_may_lie_outside_of_its_folder(tmp_path):
 def test_a_lock_dies_with_its_process_and_not_with_its_children(tmp_path):
     """Mutant: an inheritable descriptor keeps the folder locked until the sleeper ends."""
     script = (
-        "import pathlib, subprocess, sys, os; from pipeline.files import locked\n"
+        "import pathlib, subprocess, sys, os; from pipeline.files import MACHINE, locked\n"
         "with locked(pathlib.Path(sys.argv[1])):\n"
-        "    pathlib.Path(sys.argv[1], '.x.' + '0' * 32 + '.tmp').touch()\n"
+        "    pathlib.Path(sys.argv[1], '.x.' + MACHINE + '0' * 20 + '.tmp').touch()\n"
         "    child = subprocess.Popen(['sleep', '60'], close_fds=False, stdout=subprocess.DEVNULL)\n"
         "    print(child.pid, flush=True)\n"
         "    os.kill(os.getpid(), 9)\n"
@@ -130,7 +186,7 @@ def test_a_lock_dies_with_its_process_and_not_with_its_children(tmp_path):
     sleeper = int(done.stdout)
     try:
         assert done.returncode == -9
-        assert names(tmp_path) == [LOCK_NAME, f".x.{'0' * 32}.tmp"]
+        assert names(tmp_path) == [LOCK_NAME, f".x.{MACHINE}{'0' * 20}.tmp"]
         with locked(tmp_path):
             assert (tmp_path / LOCK_NAME).read_text().startswith(f"process {os.getpid()} on ")
         os.kill(sleeper, 0)  # it is still there

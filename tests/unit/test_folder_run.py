@@ -11,16 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pipeline import cli
-from pipeline.device import Halving
-from pipeline.errors import LrcnError, RejectedVideo
+from pipeline.device import Halving, choose_devices
+from pipeline.errors import ConfigError, LrcnError, RejectedVideo
 from pipeline.inference.answers import reason_of, status_of
 from pipeline.inference.inputs import find_inputs
 from pipeline.inference.ledger import file_state
-from pipeline.inference.shards import Shard, shard
 from pipeline.inference.watching import Looks
 
 
@@ -96,30 +93,7 @@ def test_nothing_there_is_no_error_where_files_may_come(tmp_path, monkeypatch):
         find_inputs(["gone.mp4", "other/*.mp4"], may_come=True)
 
 
-# Shards
-
-
-@settings(max_examples=50, deadline=None)
-@given(path=st.text(max_size=30), count=st.integers(1, 40))
-def test_every_file_is_in_one_shard(path, count):
-    assert sum(Shard(number, count).holds(path) for number in range(1, count + 1)) == 1
-
-
-def test_shards_are_of_one_size_and_stay():
-    paths = [f"inbox/{number}.mp4" for number in range(4000)] + ["caf\udce9.mp4"]
-    sizes = [sum(Shard(number, 4).holds(path) for path in paths) for number in (1, 2, 3, 4)]
-    assert min(sizes) > 900
-    # $ printf a.mp4 | sha256sum
-    assert Shard(0xE6D48EABD560BC60 % 3 + 1, 3).holds("a.mp4")
-
-
-@pytest.mark.parametrize("text", ["0/3", "4/3", "x", "1/0", "-1/3", "1/3/5", "", "1.5/3", "\u0661/\u0663"])
-def test_impossible_shards_are_refused(text, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["predict", "a.mp4", "--model", "m", "--out", "o", f"--shard={text}"])
-    assert caught.value.code == 2
-    assert f"{text!r} is no shard; expected I/N with I from 1 to N, such as 2/8" in capsys.readouterr().err
-    assert shard("3/3") == Shard(3, 3)
+# Watching
 
 
 @pytest.mark.parametrize(
@@ -144,6 +118,22 @@ def test_standard_input_cannot_be_watched(capsys):
 
 
 # How much at a time
+
+
+@pytest.mark.parametrize(
+    ("name", "num_gpus", "expected"),
+    [("auto", 3, ["cuda:0", "cuda:1", "cuda:2"]), ("cuda", 1, ["cuda:0"]), ("auto", 0, ["cpu"]), ("cpu", 3, ["cpu"])],
+)
+def test_extraction_takes_every_gpu_that_is_visible(monkeypatch, name, num_gpus, expected):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: num_gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: num_gpus)
+    assert [str(device) for device in choose_devices(name)] == expected
+
+
+def test_no_gpu_where_one_is_asked_for_is_an_error(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match="device is 'cuda', but PyTorch sees no GPU: take `auto` or `cpu`, or look"):
+        choose_devices("cuda")
 
 
 def test_half_as_many_rows_while_memory_is_short_and_it_is_said_once(capsys):

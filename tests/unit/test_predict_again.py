@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import cli
+from pipeline.files import MACHINE
 from pipeline.inference import predict as predicting
 from pipeline.inference import recognizer
 from pipeline.inference.given import read_given
@@ -82,7 +83,7 @@ def test_what_killed_writers_left_goes_from_every_folder(models):
     folders = [Path("out"), *(path for path in Path("out").rglob("*") if path.is_dir())]
     assert Path("out/exports/fiftyone") in folders
     for folder in folders:
-        (folder / f".half.{'0' * 32}.tmp").touch()
+        (folder / f".half.{MACHINE}{'0' * 20}.tmp").touch()
     assert cli.main(command(models[0], "out")) == 1
     assert not list(Path("out").rglob("*.tmp"))
 
