@@ -14,7 +14,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from pipeline.features.store import FeatureStore
 from pipeline.inference import recognizer
 from pipeline.inference.ledger import LEDGER
 from pipeline.inference.recognizer import Recognizer
-from tests.conftest import decoding_children, run_unprivileged, untracked_in, write_toy_video
+from tests.conftest import decoding_children, run_unprivileged, untracked_in, wait_until, write_toy_video
 from tests.faults import damaged, unusable
 from tests.faults.case import Fault
 from tests.stages.test_names import NAMES
@@ -63,14 +63,6 @@ def ledger_entries(out: Path | str) -> list[dict[str, str]]:
         with suppress(ValueError):
             found.append(json.loads(line)["answer"])
     return found
-
-
-def wait_until(is_so: Callable[[], object], process: "subprocess.Popen[str] | None" = None) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not is_so():
-        assert time.monotonic() < deadline
-        assert process is None or process.poll() is None, process.communicate()
-        time.sleep(0.01)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,26 +16,17 @@ from pipeline.evaluation.headline import experiment_headline, headline_scores, m
 from pipeline.metricnames import flatten
 from pipeline.stages.tracked import canonical_sha256
 from tests.conftest import ROOT, make_toy, write_toy_video
-from tests.conftest import run_command as run
+from tests.servers import commit, dvc_repository
+from tests.servers import run_tracked as run
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("repro")
-    for name in ("pipeline", "configs", "datasets"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "dvc.yaml", root)
-    shutil.copy(ROOT / ".gitignore", root)
-    make_toy(root)
+    root = dvc_repository(make_toy(tmp_path_factory.mktemp("repro")), ROOT)
     run(root, "lrcn", "select", "toy")
-    run(root, "git", "init", "--quiet")
-    run(root, "dvc", "init", "--quiet")
-    shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
-    shutil.copy(ROOT / ".dvcignore", root)
-    run(root, "git", "add", "--all")
-    run(root, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", "start")
+    commit(root, "start")
     return root
 
 
