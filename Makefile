@@ -4,6 +4,8 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
+# Empty, whatever the caller has: stages and tests start hundreds of processes, each of which would compile the code anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test check venv no-git clean
 

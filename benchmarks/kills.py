@@ -26,7 +26,6 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = str(ROOT)
 
-from tests.conftest import run_command  # noqa: E402
 from tests.killing import (  # noqa: E402
     KILLS,
     Watch,
@@ -38,6 +37,7 @@ from tests.killing import (  # noqa: E402
     runs,
     start_repro,
 )
+from tests.servers import run_tracked  # noqa: E402
 
 STORES = {"decode@toy": "frames", "extract@toy-shared": "features"}  # which DVC leaves where they are
 
@@ -132,7 +132,7 @@ def trial(
                 continue
             moment, old = time.monotonic(), [pid for pid in watch.seen if runs(pid)]
             again = start_repro(root).wait()
-    done = run_command(root, "dvc", "status")
+    done = run_tracked(root, "dvc", "status")
     if not again and "up to date" not in done:
         again = f"0, and then: {re.sub(chr(10), ' ', done)}"
     states = Counter(run_states(root))

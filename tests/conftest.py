@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -137,11 +138,33 @@ def decoding_children(parent: int | None = None) -> list[psutil.Process]:
     return found
 
 
-def run_stage(name: str, *arguments: str) -> None:
+def run_stage(name: str, *arguments: str, config: str = "configs/toy.yaml") -> None:
     """A stage in this process, as DVC starts it."""
     import importlib
 
-    importlib.import_module(f"pipeline.stages.{name}").main(["--config", "configs/toy.yaml", *arguments])
+    importlib.import_module(f"pipeline.stages.{name}").main(["--config", config, *arguments])
+
+
+def build(root: Path, *tasks: str, config: str = "configs/toy.yaml") -> None:
+    """Every stage in this process, without tracking."""
+    with untracked_in(root):
+        for stage in ("index", "decode", "audit", "finetune", "extract"):
+            run_stage(stage, config=config)
+        for task in tasks:
+            run_stage("train", "--task", task, config=config)
+            run_stage("evaluate", "--task", task, config=config)
+        run_stage("report", config=config)
+
+
+def wait_until(
+    is_so: Callable[[], object], process: "subprocess.Popen[str] | None" = None, *, seconds: float = 120
+) -> None:
+    """Wait for a condition, as long as a process runs; the limit is for a machine that does other things besides."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.005)
 
 
 @contextmanager
@@ -159,27 +182,11 @@ def untracked_in(root: Path) -> Iterator[None]:
             os.environ["MLFLOW_TRACKING_URI"] = environment
 
 
-def run_command(root: Path, *command: str) -> str:
-    """Run a command of this environment in a folder, tracking as it is by default; returns all that it printed."""
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
-    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
-
-
 @pytest.fixture(scope="session")
 def built_toy(tmp_path_factory) -> Path:
     """The toy with every stage run on it, without tracking. Read only: tests that change something copy it."""
     root = make_toy(tmp_path_factory.mktemp("toy"))
-    with untracked_in(root):
-        for stage in ("index", "decode", "audit", "finetune", "extract"):
-            run_stage(stage)
-        for task in ("clip", "frame"):
-            run_stage("train", "--task", task)
-            run_stage("evaluate", "--task", task)
-        run_stage("report")
+    build(root, "clip", "frame")
     return root
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,7 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.conftest import BIN, ROOT, TOY_CONFIG, make_toy, run_command
+from tests.conftest import BIN, ROOT, TOY_CONFIG, make_toy
+from tests.servers import commit, dvc_repository, run_tracked
 
 CONFIG = TOY_CONFIG.replace("bootstrap_samples: 200", "bootstrap_samples: 20").replace("epochs: 30", "epochs: 3")
 CONFIG = "".join("  frame: null\n" if "  frame:" in line else line for line in CONFIG.splitlines(keepends=True))
@@ -30,18 +30,11 @@ STEP_SECONDS = 0.01
 
 def make_repository(root: Path) -> Path:
     """A repository of eight stages and 30 videos, nothing of it built; MLflow's database is there and empty."""
-    for name in ("pipeline", "configs", "datasets"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "dvc.yaml", root)
-    shutil.copy(ROOT / ".gitignore", root)
     make_toy(root, people=10)
     (root / "configs/toy.yaml").write_text(CONFIG)
-    run_command(root, "lrcn", "select", "toy")
-    run_command(root, "git", "init", "--quiet")
-    run_command(root, "dvc", "init", "--quiet")
-    run_command(root, "git", "add", "--all")
-    name = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-    run_command(root, "git", *name, "commit", "--quiet", "--message", "start")
+    dvc_repository(root, ROOT)
+    run_tracked(root, "lrcn", "select", "toy")
+    commit(root, "start")
     from pipeline.trackingstore import ensure_database
 
     ensure_database(f"sqlite:///{root / 'mlflow.db'}")
@@ -121,6 +114,7 @@ class Watch:
         self.seen: dict[int, float] = {}  # process of a stage: when it was seen last
         self.writers: list[tuple[int, ...]] = []  # processes that wrote at the same time, without repetitions
         self.num_looks = 0
+        self._before = {entry.name for entry in Path("/proc").iterdir()}  # none of these is a stage of what is watched
 
     def __enter__(self) -> "Watch":
         self._thread.start()
@@ -142,7 +136,8 @@ class Watch:
     def _look(self) -> None:
         while not self._over.wait(STEP_SECONDS):
             self.num_looks += 1
-            pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+            names = {entry.name for entry in Path("/proc").iterdir()} - self._before
+            pids = [int(name) for name in names if name.isdigit()]
             stages = [pid for pid in pids if self._is_of_stage(pid)]
             self.seen |= dict.fromkeys(stages, time.monotonic())
             now = tuple(sorted({first_of(pid, stages) for pid in stages if self._writes(pid)}))

@@ -65,6 +65,11 @@ def run_in(root: Path, *command: str, environment: Mapping[str, str] | None = No
     return done.stdout + done.stderr
 
 
+def run_tracked(root: Path, *command: str, environment: Mapping[str, str] | None = None, code: int = 0) -> str:
+    """As run_in, with runs where they are by default."""
+    return run_in(root, *command, environment={"MLFLOW_TRACKING_URI": "", **(environment or {})}, code=code)
+
+
 def commit(root: Path, message: str) -> None:
     """Commit everything that git does not ignore."""
     run_in(root, "git", "add", "--all")
@@ -80,11 +85,14 @@ def clone(repository: Path, folder: Path) -> Path:
 
 
 def dvc_repository(root: Path, project: Path) -> Path:
-    """Make a folder with configs, data sets and media a repository of this project, committed; builds nothing."""
+    """Make a folder a repository of this project; what is in it stays, and nothing is selected, built or committed."""
+
+    def copy_new(source: str, target: str) -> str:
+        return target if Path(target).exists() else shutil.copy2(source, target)
+
     for name in ("pipeline", "configs", "datasets", ".dvc/plots"):
-        shutil.copytree(
-            project / name, root / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "toy*")
-        )
+        ignored = shutil.ignore_patterns("__pycache__", "toy*")
+        shutil.copytree(project / name, root / name, dirs_exist_ok=True, ignore=ignored, copy_function=copy_new)
     for name in ("dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", "Makefile"):
         shutil.copy(project / name, root / name)
     run_in(root, "git", "init", "--quiet")

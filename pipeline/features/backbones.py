@@ -193,24 +193,52 @@ def save_backbone(backbone: Backbone, path: Path) -> None:
     write_arrays(path, backbone.arrays(), metadata)
 
 
-def read_backbone(path: Path) -> Backbone:
-    """The backbone `save_backbone` wrote; raises WeightsError when the file is missing, damaged or of another kind."""
+class SavedBackbone(NamedTuple):
+    """What the file of a backbone says of it, see Backbone. feature_size: D."""
+
+    name: str
+    feature_size: int
+    weights_sha256: str
+
+
+def describe_backbone(path: Path) -> SavedBackbone:
+    """What a file that `save_backbone` wrote holds, without building the network, which takes seconds.
+
+    Raises WeightsError when the file is missing, damaged or of another kind.
+    """
+    saved = _described(path)[0]
+    if saved.feature_size == 0:
+        raise _wrong_size(path, "no")
+    return saved
+
+
+def _described(path: Path) -> tuple[SavedBackbone, dict[str, Tensor], dict[str, str]]:
     state, metadata = _read_safetensors(path)
     if not {"name", "weights_sha256"} <= metadata.keys():
         raise WeightsError(
             f"{path}: not a saved backbone (no name and hash in its header); expected a file that the finetune stage "
             "wrote, or name the network and give this file as its weights"
         )
-    if metadata["name"] == GIVEN:
-        feature_size, fps, feature_first = (state[name].item() for name in ("feature_size", "fps", "feature_first"))
-        column = bytes(state["label_column"].tolist()).decode()
-        return given_features(int(feature_size), float(fps), bool(feature_first), column)
     size = metadata.get("feature_size", "0")
     if not size.isdecimal():
-        raise WeightsError(f"{path}: {size!r} features stated in its header, expected a number; run finetune again")
-    cut = _Cut(metadata.get("layer", ""), 0, metadata.get("stream") == "flow", int(size))
+        raise _wrong_size(path, repr(size))
+    return SavedBackbone(metadata["name"], int(size), metadata["weights_sha256"]), state, metadata
+
+
+def _wrong_size(path: Path, found: str) -> WeightsError:
+    return WeightsError(f"{path}: {found} features stated in its header, expected a number; run finetune again")
+
+
+def read_backbone(path: Path) -> Backbone:
+    """The backbone `save_backbone` wrote; raises WeightsError when the file is missing, damaged or of another kind."""
+    saved, state, metadata = _described(path)
+    if saved.name == GIVEN:
+        fps, feature_first = (state[name].item() for name in ("fps", "feature_first"))
+        column = bytes(state["label_column"].tolist()).decode()
+        return given_features(saved.feature_size, float(fps), bool(feature_first), column)
+    cut = _Cut(metadata.get("layer", ""), 0, metadata.get("stream") == "flow", saved.feature_size)
     try:
-        return _with_weights(metadata["name"], cut, state, str(path))
+        return _with_weights(saved.name, cut, state, str(path))
     except ConfigError as error:
         raise WeightsError(f"{path}: {error}") from None
 

@@ -7,6 +7,7 @@ and DVC has one file to look at where it would have eighty, for each of hundreds
 import argparse
 import ast
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from pipeline.errors import LrcnError
@@ -47,18 +48,26 @@ def import_closure(root: Path, entry: str) -> set[str]:
             continue
         seen.add(path)
         todo += [name.rpartition(".")[0]]
-        try:
-            tree = ast.parse(path.read_bytes(), str(path))
-        except SyntaxError as error:
-            raise LrcnError(f"{path}, line {error.lineno}: {error.msg}; expected Python code") from None
-        for node in _running(tree):
-            if isinstance(node, ast.Import):
-                todo += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                if node.level:
-                    raise LrcnError(f"{path}, line {node.lineno}: a relative import; expected from {PACKAGE}... import")
-                todo += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        todo += _imported(path, path.read_bytes())
     return {path.relative_to(root).as_posix() for path in seen if path.stat().st_size}
+
+
+@cache  # nearly every stage imports nearly every module
+def _imported(path: Path, code: bytes) -> list[str]:
+    """Names of modules, and of what may be modules, that code imports from anywhere."""
+    try:
+        tree = ast.parse(code, str(path))
+    except SyntaxError as error:
+        raise LrcnError(f"{path}, line {error.lineno}: {error.msg}; expected Python code") from None
+    found = []
+    for node in _running(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise LrcnError(f"{path}, line {node.lineno}: a relative import; expected from {PACKAGE}... import")
+            found += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
 
 
 def _module_file(root: Path, name: str) -> Path | None:

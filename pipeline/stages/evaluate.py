@@ -22,7 +22,7 @@ from pipeline.evaluation.ladder import (
     frame_scores,
 )
 from pipeline.evaluation.pooling import add_clip_level, pool_detection
-from pipeline.features.backbones import read_backbone
+from pipeline.features.backbones import describe_backbone
 from pipeline.features.store import FeatureStore
 from pipeline.models.modelfolder import Model
 from pipeline.stages.answers import (
@@ -59,7 +59,7 @@ def evaluate_one(options: StageOptions) -> None:
     dataset = dataset_of(experiment)
     model = trained_model(options)
     name = options.representation
-    backbone = read_backbone(layout.backbone(name) / "backbone.safetensors")
+    backbone = describe_backbone(layout.backbone(name) / "backbone.safetensors")
     key = features_key(options.settings.view, backbone.name, backbone.weights_sha256)
     store = FeatureStore(layout.features(name), key)
     train, validation, test = (

@@ -13,7 +13,7 @@ from pipeline.data.tables import Side
 from pipeline.device import choose_device
 from pipeline.errors import ConfigError
 from pipeline.evaluation.calibration import fit_calibration
-from pipeline.features.backbones import read_backbone
+from pipeline.features.backbones import describe_backbone
 from pipeline.features.store import FeatureStore
 from pipeline.files import content_hash, explaining_full_disk, write_json, write_table
 from pipeline.models.modelfolder import Model, ModelSpec, save_model
@@ -64,7 +64,7 @@ def train_one(options: StageOptions, world: World) -> None:
     dataset = dataset_of(experiment)
     name = options.representation
     backbone_file = layout.backbone(name) / "backbone.safetensors"
-    backbone = read_backbone(backbone_file)
+    backbone = describe_backbone(backbone_file)
     key = features_key(stream.view, backbone.name, backbone.weights_sha256)
     store = FeatureStore(layout.features(name), key)
     sides: dict[Side, list[Sample]] = {

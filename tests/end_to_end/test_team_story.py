@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.metricnames import flatten
-from tests.conftest import ROOT, make_toy
+from tests.conftest import ROOT, build, make_toy
 from tests.end_to_end.test_repro import mlflow_run
-from tests.servers import clone, commit, dvc_repository, run_in
+from tests.servers import clone, commit, dvc_repository, run_tracked
 
 pytestmark = pytest.mark.slow
 NAME = "clip-rgb-fold1-seed0"
@@ -18,8 +18,8 @@ TRAINING = f"artifacts/toy/trainings/{NAME}"
 
 def run(root: Path, *command: str, **more) -> str:
     """With runs where they are by default, and a cache of the test's own."""
-    environment = {"MLFLOW_TRACKING_URI": "", "XDG_CACHE_HOME": str(root.parent / "cache")}
-    return run_in(root, *command, environment=environment | dict(more.pop("environment", {})), **more)
+    environment = {"XDG_CACHE_HOME": str(root.parent / "cache"), **more.pop("environment", {})}
+    return run_tracked(root, *command, environment=environment, **more)
 
 
 def stages_run(output: str) -> list[str]:
@@ -28,7 +28,7 @@ def stages_run(output: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory) -> Path:
-    """A repository whose toy has ten people to test on, and the clip task alone; nothing is built."""
+    """A repository whose toy has ten people to test on, and the clip task alone; built, and taken over by DVC."""
     root = make_toy(tmp_path_factory.mktemp("story") / "origin", people=30)
     sides = "test: ['g0[0-3]'], validation: ['g0[45]']", "test: ['g0?'], validation: ['g1[0-3]']"
     frame = "frame: {hidden_size: 32, epochs: 30, lr: 0.01, batch_size: 4, dropout: 0.0, patience: 30}", "frame: null"
@@ -36,8 +36,10 @@ def origin(tmp_path_factory) -> Path:
         text = (root / file).read_text()
         assert before in text
         (root / file).write_text(text.replace(before, after))
+    build(root, "clip")
     dvc_repository(root, ROOT)
     run(root, "lrcn", "select", "toy")
+    run(root, "lrcn", "code")
     return root
 
 
@@ -46,7 +48,7 @@ def test_from_a_clone_to_an_answer_and_back_to_its_videos(origin, s3_server, tmp
     run(origin, "dvc", "add", "--quiet", "media/toy")
     run(origin, "dvc", "remote", "add", "--default", "team", f"s3://{s3_server.bucket}/lrcn")
     run(origin, "dvc", "remote", "modify", "team", "endpointurl", s3_server.endpoint)
-    run(origin, "dvc", "repro")
+    run(origin, "dvc", "commit", "--force", "--quiet")
     commit(origin, "built")
     run(origin, "dvc", "push", "--quiet", environment=keys)
 

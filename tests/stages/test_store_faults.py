@@ -15,7 +15,7 @@ import pytest
 from pipeline import cli
 from pipeline.files import LOCK_NAME, locked
 from pipeline.stages import decode, extract
-from tests.conftest import ROOT, decoding_children, run_unprivileged
+from tests.conftest import ROOT, decoding_children, run_unprivileged, wait_until
 from tests.stages.store_writers import (
     ENTRIES,
     read_until_stopped,
@@ -101,13 +101,6 @@ def test_kill_at_50_moments_of_writing(writers, tmp_path):
         assert contents(folder) == expected
     assert num_unfinished >= 25, "the moments were too late to prove anything"
     assert num_leftovers >= 5
-
-
-def wait_until(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def kill_when(command: list[str], reached: Callable[[], bool]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pipeline import cli
 from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.fusion import WEIGHTS
-from tests.conftest import run_stage, untracked_in
+from tests.conftest import describe_toy, run_stage, untracked_in
 from tests.pagenumbers import Page
 
 EVALUATIONS = Path("artifacts/toy/evaluations")
@@ -282,7 +282,9 @@ def test_answers_of_another_side_are_refused(streams):
         run_stage("fuse", "--task", "clip")
 
 
-def test_an_experiment_without_flow_has_nothing_to_fuse(toy):
+def test_an_experiment_without_flow_has_nothing_to_fuse(tmp_path, monkeypatch):
+    describe_toy(tmp_path)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="there is no flow stream for the clip task"):
         run_stage("fuse", "--task", "clip")
     with pytest.raises(ConfigError, match="flow is empty"):

@@ -12,7 +12,14 @@ import torchvision
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, WeightsError
-from pipeline.features.backbones import GIVEN, given_features, load_backbone, read_backbone, save_backbone
+from pipeline.features.backbones import (
+    GIVEN,
+    describe_backbone,
+    given_features,
+    load_backbone,
+    read_backbone,
+    save_backbone,
+)
 from pipeline.features.frozen import FrozenBackbone
 from pipeline.features.store import read_arrays, write_arrays
 from pipeline.video.flow import flow_image
@@ -337,6 +344,7 @@ def test_a_saved_backbone_comes_back_bit_for_bit(tmp_path: Path) -> None:
     again = read_backbone(path)
     assert (again.name, again.feature_size, again.training) == ("mnasnet0_5", 1280, False)
     assert again.weights_sha256 == backbone.weights_sha256 == read_arrays(path)[1]["weights_sha256"]
+    assert describe_backbone(path) == ("mnasnet0_5", 1280, backbone.weights_sha256)
     with torch.inference_mode():
         features = backbone(noise())
         assert features.std() > 1e-3
@@ -357,7 +365,7 @@ def test_a_damaged_saved_backbone_is_refused(tmp_path: Path) -> None:
         bad[place] ^= 1
         path.write_bytes(bad)
         with pytest.raises(WeightsError, match=r"backbone\.safetensors: .*damaged"):
-            read_backbone(path)
+            describe_backbone(path)
     path.write_bytes(good[:-8])
     with pytest.raises(WeightsError, match=r"backbone\.safetensors: .*damaged"):
         read_backbone(path)
@@ -377,6 +385,8 @@ def test_a_saved_backbone_knows_what_it_is(tmp_path: Path, state: dict[str, Tens
     write_arrays(path, backbone.arrays(), {"name": "resnet999", "weights_sha256": backbone.weights_sha256})
     with pytest.raises(WeightsError, match=r"backbone\.safetensors: backbone 'resnet999' is none of"):
         read_backbone(path)
+    with pytest.raises(WeightsError, match=r"backbone\.safetensors: no features stated in its header"):
+        describe_backbone(path)
 
 
 # Real weights, where there are some
@@ -520,6 +530,7 @@ def test_what_stands_for_ready_made_features_comes_back_and_tells_sets_apart(tmp
     save_backbone(made, tmp_path / "given.safetensors")
     found = read_backbone(tmp_path / "given.safetensors")
     assert (found.name, found.feature_size, found.weights_sha256) == (GIVEN, 2048, made.weights_sha256)
+    assert describe_backbone(tmp_path / "given.safetensors") == (GIVEN, 2048, made.weights_sha256)
     assert float(found.arrays()["fps"]) == 29.97
     assert bool(found.arrays()["feature_first"])
     assert bytes(found.arrays()["label_column"]).decode() == "étiquette"

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from pipeline.dvcparent import ending_with_dvc
+from tests.conftest import wait_until
 from tests.killing import runs
 
 STAGE = """
@@ -38,13 +39,6 @@ DVC = (
 )
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @contextmanager
 def dvc_and_stage(
     told: Path, line: str = "{}", *words: str, shell: str = "sh", stage: str = "train@toy"
@@ -59,11 +53,11 @@ def dvc_and_stage(
         stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     number = told.with_name(f"{told.name}.pid")
-    wait_until(lambda: number.exists() and number.read_text())
+    wait_until(lambda: number.exists() and number.read_text(), seconds=10)
     pid = int(number.read_text())
     try:
         if "late" not in words:
-            wait_until(told.with_name(f"{told.name}.begun").exists)
+            wait_until(told.with_name(f"{told.name}.begun").exists, seconds=10)
         yield dvc.pid, pid
     finally:
         for one in (pid, dvc.pid):

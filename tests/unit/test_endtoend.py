@@ -22,6 +22,7 @@ from pipeline.training.windows import Footage, Window
 from pipeline.video.flow import mirror
 from tests.unit.coloured_squares import SETTINGS, VIEW, backward, drawn, small_backbone, squares
 from tests.unit.test_distributed import finish, start
+from tests.unit.training_processes import end_to_end
 
 pytestmark = pytest.mark.slow  # the fast tests of a whole minute have no room for these
 
@@ -217,12 +218,10 @@ def test_the_checkpoint_of_another_training_is_not_gone_on_with(
 
 @pytest.mark.slow
 def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
-    processes = [*start("endtoend", str(tmp_path), processes=1), *start("endtoend", str(tmp_path), processes=2)]
-    ended = finish(processes, timeout_seconds=200)
-    assert [status for status, _ in ended] == [0, 0, 0], ended
-    one, first, second = (
-        safetensors.torch.load_file(tmp_path / f"{name}.safetensors") for name in ("0of1", "0of2", "1of2")
-    )
+    ended = finish(start("endtoend", str(tmp_path), processes=2), timeout_seconds=200)
+    assert [status for status, _ in ended] == [0, 0], ended
+    first, second = (safetensors.torch.load_file(tmp_path / f"{name}.safetensors") for name in ("0of2", "1of2"))
+    one = end_to_end(World(0, 1, torch.device("cpu")))
     assert "losses" in one
     assert len(one) > 15
     for name, tensor in one.items():

@@ -75,7 +75,7 @@ def contiguous(network: nn.Module) -> dict[str, torch.Tensor]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     what, folder = sys.argv[1:]
-    with process_group(torch.device("cpu"), timeout_seconds=5 if what == "hang" else 60) as world:
+    with process_group(torch.device("cpu"), timeout_seconds=5 if what == "hang" else 600) as world:
         state = end_to_end(world) if what == "endtoend" else train(world, what)
         safetensors.torch.save_file(state, Path(folder) / f"{world.rank}of{world.size}.safetensors")
         world.wait()
