@@ -60,7 +60,9 @@ def model_folder(model: str | Path, uri: str | None = None) -> Path:
         with asking(uri) as client:
             return _fetched(client, address, uri)
     except TrackingError as error:
-        raise ModelError(f"{address}: {error}; or name a model folder") from None
+        raise ModelError(
+            f"{address}: {error}; or name a model folder, or models:/m-ID that was fetched before"
+        ) from None
 
 
 def cache_folder() -> Path:

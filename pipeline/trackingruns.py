@@ -74,8 +74,8 @@ def asking(uri: str) -> Iterator[Any]:
     path = sqlite_path(uri)
     if path is not None and not path.is_file():
         raise TrackingError(
-            f"{path}: no such database, so there are no runs; train something, run from the project's folder, or set "
-            "MLFLOW_TRACKING_URI"
+            f"{path}: no such database, so there are neither runs nor models; train something, run from the project's "
+            "folder, or set MLFLOW_TRACKING_URI"
         )
     apply_settings()
     if not answers(uri):
