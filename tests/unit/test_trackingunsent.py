@@ -23,6 +23,7 @@ import pandas as pd
 import pytest
 
 from pipeline import trackingclient, trackingstore
+from pipeline.config import load_experiment
 from pipeline.models.modelfolder import Model
 from pipeline.tracking import Parent, Run
 from pipeline.trackingclient import while_it_answers
@@ -115,6 +116,11 @@ def check_all(uri: str, run: Any, status: str = "FINISHED") -> None:
     assert tags["mlflow.loggedArtifacts"] == '[{"path": "per_class.json", "type": "table"}]'
     (parent,) = runs(uri, "experiment")
     assert tags["mlflow.parentRunId"] == parent.info.run_id
+
+
+def own_lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What this package said; MLflow's sampling thread may add lines where its log level was set by another test."""
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("tracking: ")]
 
 
 def test_a_run_without_a_server_arrives_later_as_it_was(
@@ -602,7 +608,7 @@ def test_a_database_server_that_falls_silent_in_the_middle_is_left(
                 asked.clear()
                 log_all(run, tmp_path / "out")
             assert asked == [relayed]  # once, and then nothing more is sent
-            (line,) = capsys.readouterr().err.splitlines()
+            (line,) = own_lines(capsys)
             assert "no answer any more; what follows of this run is kept in" in line
             assert deliver_unsent(unsent, direct)[0].endswith(f"delivered, run {run.run_id}")
             (found,) = runs(direct)
@@ -638,7 +644,7 @@ def test_a_run_whose_database_was_emptied_begins_again_and_loses_nothing(
         empty(tmp_path / "mlflow.db")
         log_all(run, tmp_path / "out", make_model("clip").folder)
         assert run.is_live
-    missing, again = capsys.readouterr().err.splitlines()
+    missing, again = own_lines(capsys)
     assert "not logged again: gone.txt is no longer there" in missing.replace(f"{tmp_path}/", "")
     assert f"run {first} is no longer there; begun again as {run.run_id}" in again
     (found,) = runs(own_uri)
@@ -697,3 +703,13 @@ def test_the_first_training_makes_the_experiments_run_with_its_settings_and_a_vi
     with start(own_uri):
         pass
     assert client(own_uri).get_experiment_by_name("demo").tags["mlflow.sharedViewState.scores"] == "somebody's own"
+
+
+def test_the_view_has_the_main_scores_of_each_task_and_stream() -> None:
+    from pipeline.stages.tracked import columns_of
+
+    assert columns_of(load_experiment(ROOT / "configs/fight.yaml")) == [
+        "metrics.`clip/rgb/top1`", "metrics.`clip/flow/top1`", "metrics.`clip/fused/top1`", "metrics.`test/top1`",
+        "metrics.`test/gain_over_single_frame`", "metrics.`best_val_score`",
+        "tags.`task`", "tags.`stream`", "tags.`fold`", "tags.`seed`",
+    ]  # fmt: skip
