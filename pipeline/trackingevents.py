@@ -104,8 +104,18 @@ class Receiver:
             return getattr(self, f"_{event['kind']}")(event)
 
     def _begin_again(self) -> None:
-        lost, (header, *self.untold) = self.run_id, self._told
-        self._tell({**header, "run_id": lost})
+        lost, (header, *told) = self.run_id, self._told
+        self.untold = []
+        for event in told:
+            if "path" in event and not (self._base / str(event["path"])).exists():
+                self._say(f"not logged again: {event['path']} is no longer there")
+            else:
+                self.untold.append(event)
+        try:
+            self._tell({**header, "run_id": lost})
+        except Refused as error:  # then everything is to wait, and not this event alone to be left out
+            self.run_id = lost
+            raise Away(str(error)) from error
         while self.untold:
             try:
                 self._tell(self.untold[0])
