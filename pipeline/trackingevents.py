@@ -130,7 +130,7 @@ class Receiver:
         A run that is given by its id and no longer there (deleted, or another database) is replaced by a new one, whose
         tag `replaces_run` names it.
         """
-        parent = event["parent"]
+        parent, self._ended_ms = event["parent"], None
         experiment_id = self._experiment_id(event["experiment"], parent.get("columns", ()) if parent else ())
         self.run_id = self._active(event["run_id"]) or self._only_one(experiment_id, event["key"])
         if self.run_id is not None:

@@ -693,6 +693,17 @@ def test_what_was_not_told_again_waits(
     check_all(own_uri, runs(own_uri)[0])
 
 
+def test_a_run_begun_again_does_not_end_before_it_began(own_uri: str, tmp_path: Path) -> None:
+    with start(own_uri) as training:
+        pass
+    time.sleep(0.002)  # MLflow counts milliseconds
+    with Run.resume(training.run_id, own_uri, experiment="demo", name="n", tags={"lrcn.kind": "training"}) as run:
+        empty(tmp_path / "mlflow.db")
+        run.log_metrics({"test/top1": 0.9})
+    (found,) = runs(own_uri)
+    assert found.info.start_time <= found.info.end_time
+
+
 def test_one_of_many_things_that_are_missing_does_not_begin_a_run_again(own_uri: str, capsys: Any) -> None:
     with start(own_uri) as run:
         run.set_tags_of({"run_id": "0" * 32, "key": "k", "experiment": "demo", "name": "fold9"}, {"a": 1})
