@@ -1,12 +1,11 @@
 """Makes every picture of docs/images/ anew, in headless Chromium: `python docs/screenshots.py REPOSITORY`.
 
 REPOSITORY is a folder in which `make demo` has run: its report is shown, and its models label its videos. The runs on
-MLflow's pages are real trainings made for the purpose, 60 of them on the drawn recordings, in the folder
+MLflow's pages are real ones made for the purpose, 54 trainings of the drawn recordings in 6 settings, in the folder
 `REPOSITORY-runs`, which is kept: removed, it is trained anew (minutes on two cores).
 """
 
 import argparse
-import base64
 import io
 import itertools
 import json
@@ -18,7 +17,6 @@ import sys
 import tempfile
 import time
 import urllib.request
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +28,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the browser of the tests
 from pipeline.inference.answers import output_name  # noqa: E402
+from pipeline.trackingview import saved_view  # noqa: E402
 from tests.end_to_end.chromium import CLICK, look_at  # noqa: E402
 
 IMAGES = ROOT / "docs/images"
@@ -159,7 +158,7 @@ def train_runs(folder: Path) -> None:
     for setting in SETTINGS:
         frame = first["train"]["frame"] | {"epochs": EPOCHS} | setting
         changed = first | {"folds": FOLDS, "num_seeds": SEEDS, "train": {"clip": None, "frame": frame}}
-        changed["evaluate"] = first["evaluate"] | {"bootstrap_samples": 200}
+        changed["evaluate"] = first["evaluate"] | {"bootstrap_samples": 100}
         config.write_text(yaml.safe_dump(changed, sort_keys=False))
         for command in (["init", "--quiet"], ["add", "configs", "datasets"], ["commit", "--quiet", "-m", str(setting)]):
             subprocess.run(["git", *AUTHOR, *command], cwd=folder, check=True)
@@ -207,7 +206,7 @@ def server(folder: Path) -> Iterator[str]:
 
 
 def mlflow_pages(runs: Path) -> None:
-    """The experiment's runs by setting, trainings below one of them, a chart, one run, and the registry."""
+    """All runs in the view `scores`, the experiment's runs by setting, a chart, one run, and the registry."""
     with server(runs) as address:
         experiment = ask(address, "experiments/get-by-name?experiment_name=recordings")["experiment"]["experiment_id"]
         found = ask(address, "runs/search", {"experiment_ids": [experiment], "max_results": 1000})["runs"]
@@ -218,22 +217,20 @@ def mlflow_pages(runs: Path) -> None:
         lrcn(runs, "promote", child, "--as", "champion")
         runs_page = f"{address}#/experiments/{experiment}/runs?workflowType=machine_learning"
         settings = ["params.`train.frame.cell`", "params.`train.frame.hidden_size`", "params.`train.frame.lr`"]
-        by_setting = saved_view(
+        by_setting = save_view(
             address, experiment, "settings", "tags.`lrcn.kind` = 'experiment'",
             [*settings, "params.`train.frame.bidirectional`", "metrics.`frame/rgb/acc`", "metrics.`frame/rgb/f1_50`"],
         )  # fmt: skip
-        trainings = saved_view(
-            address, experiment, "trainings", f"tags.`mlflow.parentRunId` = '{best['info']['run_id']}'",
-            ["tags.`fold`", "tags.`seed`", "metrics.`best_val_score`", "metrics.`test/acc`",
-             "metrics.`test/gain_over_single_frame`"],
-        )  # fmt: skip
+        trainings = save_view(
+            address, experiment, "trainings", f"tags.`mlflow.parentRunId` = '{best['info']['run_id']}'", []
+        )
         ready = until("document.querySelectorAll('[role=row]').length > 2")
         picture("mlflow-settings", f"{runs_page}&viewStateShareKey={by_setting}", ready, *TIDY, height=620)
         unfold = (  # the plus before the name, which has no name of its own
             f"{CLICK}0.13 [row-id='{best['info']['run_id']}'] [aria-colindex='2']",
             until("document.querySelectorAll('[role=row][row-id]').length > 8"),
         )
-        picture("mlflow-trainings", f"{runs_page}&viewStateShareKey={trainings}", ready, *TIDY, *unfold, height=720)
+        picture("mlflow-trainings", f"{runs_page}&viewStateShareKey=scores", ready, *TIDY, *unfold, height=900)
         picture(
             "mlflow-chart",
             f"{runs_page}&compareRunsMode=CHART&viewStateShareKey={trainings}",
@@ -278,16 +275,10 @@ def type_into(selector: str, text: str) -> str:
     }})(document.querySelector({selector!r}))"""
 
 
-def saved_view(address: str, experiment: str, name: str, rows: str, columns: list[str]) -> str:
-    """A view in MLflow's menu "Views": which runs, which columns. Saved as MLflow's page saves one, in a tag."""
-    state = {
-        "searchFilter": rows, "orderByKey": "attributes.start_time", "orderByAsc": False, "startTime": "ALL",
-        "lifecycleFilter": "Active", "datasetsFilter": [], "modelVersionFilter": "All Runs", "selectedColumns": columns,
-    }  # fmt: skip
-    packed = "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
-    value = json.dumps({"name": name, "createdAt": 1, "state": packed})
-    body = {"experiment_id": experiment, "key": f"mlflow.sharedViewState.{name}", "value": value}
-    ask(address, "experiments/set-experiment-tag", body)
+def save_view(address: str, experiment: str, name: str, rows: str, columns: list[str]) -> str:
+    """Add a view to MLflow's menu "Views": which runs, which columns."""
+    key, value = saved_view(name, columns, rows)
+    ask(address, "experiments/set-experiment-tag", {"experiment_id": experiment, "key": key, "value": value})
     return name
 
 

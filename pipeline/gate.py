@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.evaluation.headline import LEVELS, SIMPLER, main_score
 from pipeline.reporting.words import CHANGES, control_name
+from pipeline.runlinks import MODEL_SHA256
 
 TO_BEAT = ("majority", "file_properties")
 LEAKS = ("leaks.group", "leaks.content", "leaks.pictures")
@@ -133,7 +134,7 @@ def _run(candidate: Candidate) -> Line:
 
 
 def _model(candidate: Candidate) -> Line:
-    own, stated = candidate.model_sha256, candidate.tags.get("model.sha256")
+    own, stated = candidate.model_sha256, candidate.tags.get(MODEL_SHA256)
     if own is None:
         return Line(False, "the run has no model in MLflow; `lrcn runs sync` delivers what it missed, or train again")
     if stated is None:

@@ -15,23 +15,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, TrackingError
 from pipeline.files import DISK_FULL, explaining_full_disk
 from pipeline.models.modelspec import verify_model
-from pipeline.trackingstore import (
-    OFF,
-    answers,
-    apply_settings,
-    current,
-    ensure_database,
-    in_a_line,
-    patience,
-    quiet,
-    shown,
-    sqlite_path,
-    tracking_uri,
-    troubles,
-)
+from pipeline.trackingruns import asking
+from pipeline.trackingstore import in_a_line, patience, shown, tracking_uri, troubles
 
 ADDRESS = re.compile(r"(models|runs):/+(?P<rest>.*)", re.DOTALL)
 MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
@@ -67,18 +55,14 @@ def model_folder(model: str | Path, uri: str | None = None) -> Path:
     given_id = form["rest"] if address.startswith("models:") and MODEL_ID.fullmatch(form["rest"]) else ""
     if given_id and _is_whole(cache_folder() / given_id):
         return cache_folder() / given_id
-    uri = tracking_uri(Path()) if uri is None else uri
-    _require_store(address, uri)
     try:
-        with quiet():
-            return _fetched(address, uri)
-    except ImportError as error:
+        uri = tracking_uri(Path()) if uri is None else uri
+        with asking(uri) as client:
+            return _fetched(client, address, uri)
+    except TrackingError as error:
         raise ModelError(
-            f"{address}: where {shown(uri)} keeps it is read with a package that is not installed ({error}); install "
-            "it, or name a model folder"
+            f"{address}: {error}; or name a model folder, or models:/m-ID that was fetched before"
         ) from None
-    except troubles() as error:
-        raise ModelError(f"{address}: not found in {shown(uri)} ({in_a_line(error)}); expected {FORMS}") from None
 
 
 def cache_folder() -> Path:
@@ -87,16 +71,21 @@ def cache_folder() -> Path:
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "lrcn-pipeline" / "models"
 
 
-def _fetched(address: str, uri: str) -> Path:
-    import mlflow
-
-    ensure_database(uri)
-    found = _look_up(mlflow.MlflowClient(uri, uri), address)
-    folder = cache_folder() / found.key
-    if not _is_whole(folder):
-        with explaining_full_disk(folder):
-            _fetch(address, found.location, folder, uri)
-    return folder
+def _fetched(client: Any, address: str, uri: str) -> Path:
+    try:
+        found = _look_up(client, address)
+        folder = cache_folder() / found.key
+        if not _is_whole(folder):
+            with explaining_full_disk(folder):
+                _fetch(address, found.location, folder, uri)
+        return folder
+    except ImportError as error:
+        raise ModelError(
+            f"{address}: where {shown(uri)} keeps it is read with a package that is not installed ({error}); install "
+            "it, or name a model folder"
+        ) from None
+    except troubles() as error:
+        raise ModelError(f"{address}: not found in {shown(uri)} ({in_a_line(error)}); expected {FORMS}") from None
 
 
 def _look_up(client: Any, address: str) -> _Found:
@@ -159,7 +148,7 @@ def _fetch(address: str, location: str, folder: Path, uri: str) -> None:
             "a folder that can, or name a model folder"
         ) from None
     try:
-        with current(uri), patience():  # as artifacts behind the tracking server itself are addressed
+        with patience():
             description = download_artifacts(f"{location}/MLmodel", dst_path=str(temporary), tracking_uri=uri)
             inside = _path_inside(address, Path(description))
             got = Path(
@@ -210,23 +199,3 @@ def _sweep(folder: Path) -> None:
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _require_store(address: str, uri: str) -> None:
-    """Raise ModelError where there is no tracking, no database or no server to ask."""
-    if uri == OFF:
-        raise ModelError(
-            f"{address}: MLFLOW_TRACKING_URI is `off`; set it to where the model is kept, or name a folder"
-        )
-    path = sqlite_path(uri)
-    if path is not None and not path.is_file():
-        raise ModelError(
-            f"{address}: no database {path} to look it up in; run from the project's folder, set MLFLOW_TRACKING_URI, "
-            "or name a model folder"
-        )
-    apply_settings()
-    if not answers(uri):
-        raise ModelError(
-            f"{address}: no answer from {shown(uri)}, and what this address stands for may have changed; try again "
-            "when the server is back, or name a model folder or models:/m-ID that was fetched before"
-        )

@@ -12,10 +12,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.errors import TrackingError
+from pipeline.evaluation.headline import main_score
 from pipeline.files import content_hash
-from pipeline.gate import Candidate, Holder, Line, MainScore, gate, going_back
+from pipeline.gate import Candidate, Holder, Line, MainScore, gate, going_back, in_words
 from pipeline.models.modelspec import read_spec
 from pipeline.modelstore import logged_models, model_folder
+from pipeline.runlinks import KEY, MODEL_SHA256
 from pipeline.trackingruns import TrackedRun, find_run, read_json
 
 MODEL = "model"  # the name under which a training logs its model
@@ -26,8 +28,8 @@ DESCRIPTION_LETTERS = 5000  # as many as MLflow's table takes
 class Version:
     """A version of a registered model.
 
-    number: as MLflow gives it, "1" and up. gate: the lines that let it pass; promotions: each in words, the newest
-    first; both empty of a version that `lrcn promote` never promoted.
+    number: as MLflow gives it, "1" and up. training: the name of its run. gate: the lines that let it pass; promotions:
+    each in words, the newest first; these three are empty of a version that `lrcn promote` never promoted.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Version:
     source: str
     model_sha256: str | None
     tested: MainScore | None
+    training: str
     gate: Sequence[str]
     promotions: Sequence[str]
 
@@ -158,17 +161,21 @@ def carry_out(client: Any, decision: Decision, by: str) -> Version:
     before = f"version {decision.holder.version}" if decision.holder else "nobody"
     promotions = [f"{now}: {alias}, by {by}; before: {before}", *version.promotions]
     tags = {"promoted_by": by, "promoted_at": now, "previous_holder": before, "promotions": json.dumps(promotions)}
-    texts = version.gate
+    texts, tested, training = version.gate, version.tested, version.training
     if decision.candidate is not None:  # not of a version that is gone back to: what it was tested on stays
-        texts = [line.text for line in decision.lines]
+        texts, tested = [line.text for line in decision.lines], decision.candidate.tested
+        training = decision.candidate.name
         tags |= {
-            "model.sha256": str(decision.candidate.model_sha256),
+            "training": training,
+            MODEL_SHA256: str(decision.candidate.model_sha256),
             "gate": json.dumps([asdict(line) for line in decision.lines]),
-            "tested": json.dumps(asdict(decision.candidate.tested)) if decision.candidate.tested else "",
+            "tested": json.dumps(asdict(tested)) if tested else "",
         }
     for key, value in tags.items():
         client.set_model_version_tag(name, version.number, key, value)
-    description = "\n".join([*promotions, "", *(f"- {text}" for text in texts)])
+    # MLflow's page of the model shows the first words alone.
+    score = f"{main_score(tested.on['task'])} {in_words(tested)}, " if tested else ""
+    description = "\n".join([score + training, "", *promotions, "", *(f"- {text}" for text in texts)])
     client.update_model_version(name, version.number, description[:DESCRIPTION_LETTERS])
     present = holder_of(client, name, alias)
     if (present and present.version) != (decision.holder and decision.holder.version):
@@ -229,8 +236,9 @@ def _version(found: Any) -> Version:
         number=str(found.version),
         run_id=found.run_id or "",
         source=found.source or "",
-        model_sha256=tags.get("model.sha256"),
+        model_sha256=tags.get(MODEL_SHA256),
         tested=MainScore(**json.loads(tags["tested"])) if tags.get("tested") else None,
+        training=tags.get("training", ""),
         gate=[line["text"] for line in json.loads(tags.get("gate", "[]"))],
         promotions=json.loads(tags.get("promotions", "[]")),
     )
@@ -247,6 +255,6 @@ def _of_experiment(client: Any, run: TrackedRun) -> tuple[Any, Any]:
     scores = read_json(client, run.parent_id, "metrics.json")
     task, stream = run.place
     cells = {cell for row in reported["data"] for cell in row} if reported else set()
-    mine = bool(cells & {run.run_id, run.tags.get("lrcn.key", run.run_id)})
+    mine = bool(cells & {run.run_id, run.tags.get(KEY, run.run_id)})
     over_folds = scores.get(task, {}).get(stream) if scores and mine else None
     return over_folds, read_json(client, run.parent_id, "shortcut.json")

@@ -4,11 +4,9 @@ With `tracking*.py`, `registry.py`, `serving.py` and `modelstore.py` the only im
 run starts and not before. What a server cannot take is kept in `mlruns_unsent/`, and costs at most 10 s.
 """
 
-import hashlib
 import json
 import sys
 import uuid
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +18,7 @@ import yaml
 from pipeline.discovery import printable
 from pipeline.errors import StoreError
 from pipeline.metricnames import clean_names, flatten
-from pipeline.trackingdata import Event, Memory, Parent, now_ms, opening, points, status_of
+from pipeline.trackingdata import Event, Memory, Parent, described, now_ms, opening, points, status_of
 from pipeline.trackingevents import Away, Receiver, Refused, connect, telling
 from pipeline.trackingstore import OFF, apply_settings, asked, ensure_database, shown, tracking_uri
 from pipeline.trackingsystem import Sampler
@@ -40,7 +38,8 @@ class Run:
     Everything that is logged is an event, and MLflow is told at once. What it refuses (a name it does not allow, ...)
     is reported in a line on stderr and left out. From the first time on that it cannot answer (server away, disk full,
     damaged database) events are kept in `mlruns_unsent/`, which is reported once, until `lrcn runs sync`. Samples of
-    the system (CPU, memory, ...) are taken by MLflow's own thread, and are lost meanwhile.
+    the system (CPU, memory, ...) are taken by MLflow's own thread, and are lost meanwhile. A server that comes back
+    with another database is told all of it again.
     """
 
     def __init__(self, uri: str, key: str) -> None:
@@ -193,13 +192,7 @@ class Run:
         """The videos table a run used: its columns, size and a digest of all its rows (context: training, test ...)."""
         if self._is_lost:
             return
-        digest = hashlib.sha256(table.to_csv(index=False).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of MLflow's type hints, and of columns of integers
-            from mlflow.data.pandas_dataset import from_pandas
-
-            described = from_pandas(table, source=source, name=name, digest=digest).to_dict()
-        self._emit("dataset", dataset=described, context=context)
+        self._emit("dataset", dataset=described(table, source, name), context=context)
 
     def log_model(
         self, folder: Path, *, epoch: int = 0, name: str = "model", registered_name: str | None = None
@@ -241,7 +234,7 @@ class Run:
             self._keep("what came before waits to be sent")
             return
         try:
-            self._receiver = Receiver(connect(self.uri, answer), self.uri)
+            self._receiver = Receiver(connect(self.uri, answer), self.uri, say=self._say)
             self._receiver.deliver(self._header)
         except (Away, Refused) as error:
             self._keep(str(error))
@@ -268,11 +261,13 @@ class Run:
 
     def _keep(self, reason: str) -> None:
         """From here on nothing is sent."""
+        untold = self._receiver.untold if self._receiver else []
         self._run_id, self._receiver = self.run_id, None
         self._say(f"{reason}; what follows of this run is kept in {self._folder / self.key}, {SYNC} sends it")
         with self._giving_up_when_full():
             self._session = Session(self._folder, self.key)
-            self._session.add({**self._header, "run_id": self._run_id})
+            for event in ({**self._header, "run_id": self._run_id}, *untold):
+                self._session.add(event)
 
     @contextmanager
     def _giving_up_when_full(self) -> Iterator[None]:

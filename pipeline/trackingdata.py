@@ -1,18 +1,23 @@
 """A run as plain data: its events, the experiment it belongs to, and what a stopped training leaves for the next."""
 
+import hashlib
 import json
 import math
 import time
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.files import write_text
 from pipeline.metricnames import clean_names
+from pipeline.runlinks import NOTE, NOTE_SHA256
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METRICS_AT_ONCE = 1000  # what MLflow takes in one call
 
@@ -24,11 +29,14 @@ class Parent:
     """The run of an experiment, below which its trainings stand; the first of them makes it.
 
     key: its `lrcn.key`, which follows from the experiment's settings, so that all trainings of them find the same run.
+    columns: of the view `scores`, which the experiment gets when it has none; see `saved_view`.
     """
 
     key: str
     name: str
     tags: Mapping[str, str]
+    params: Mapping[str, str] = field(default_factory=dict)
+    columns: Sequence[str] = ()
 
 
 def opening(
@@ -49,17 +57,36 @@ def opening(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of MLflow's insides
         from mlflow.tracking.context.registry import resolve_tags
-        from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
     own = {tag: str(value) for tag, value in tags.items()}
     if description:
-        own[MLFLOW_RUN_NOTE] = description
+        own |= {NOTE: description, NOTE_SHA256: _sha256(description)}
     now = now_ms()
     above = {**asdict(parent), "time": now} if parent else None
     return {
         "kind": "open", "time": now, "experiment": experiment, "name": name, "key": key, "run_id": run_id,
         "tags": resolve_tags(own), "tags_again": tags_again, "parent": above,
     }  # fmt: skip
+
+
+def without_edited_note(tags: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
+    """The tags for a run that is there, without the description where somebody has edited the one that it has."""
+    is_edited = bool(known.get(NOTE)) and _sha256(known[NOTE]) != known.get(NOTE_SHA256)
+    return {name: value for name, value in tags.items() if not (is_edited and name in (NOTE, NOTE_SHA256))}
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def described(table: "pd.DataFrame", source: str, name: str) -> dict[str, Any]:
+    """A table of videos as MLflow describes a data set: its columns, size and a digest of all its rows."""
+    digest = _sha256(table.to_csv(index=False))[:16]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow's type hints, and of columns of integers
+        from mlflow.data.pandas_dataset import from_pandas
+
+        return dict(from_pandas(table, source=source, name=name, digest=digest).to_dict())
 
 
 def points(

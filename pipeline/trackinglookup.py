@@ -4,6 +4,7 @@ Loads mlflow only when something is asked.
 """
 
 from pipeline.errors import TrackingError
+from pipeline.runlinks import KEY, MODEL_SHA256, PARENT
 from pipeline.trackingruns import RUN_ID, TrackedRun, asking, runs_where
 
 
@@ -21,17 +22,17 @@ def runs_named(name: str, uri: str) -> list[TrackedRun]:
 
 def runs_of_key(key: str, uri: str) -> list[TrackedRun]:
     """The runs begun with a key (`lrcn.key`), which one has before MLflow gives it an id; TrackingError as above."""
-    return _runs(f"tags.`lrcn.key` = '{_quotable(key)}'", uri)
+    return _runs(f"tags.`{KEY}` = '{_quotable(key)}'", uri)
 
 
 def runs_of_model(sha256: str, uri: str) -> list[TrackedRun]:
     """The runs that trained a model, by the SHA-256 of its `model.yaml`; raises TrackingError as above."""
-    return _runs(f"tags.`model.sha256` = '{_quotable(sha256)}'", uri)
+    return _runs(f"tags.`{MODEL_SHA256}` = '{_quotable(sha256)}'", uri)
 
 
 def children_of(run_id: str, uri: str) -> list[TrackedRun]:
     """The runs that belong to a run; raises TrackingError where MLflow cannot be asked."""
-    return _runs(f"tags.`mlflow.parentRunId` = '{_quotable(run_id)}'", uri)
+    return _runs(f"tags.`{PARENT}` = '{_quotable(run_id)}'", uri)
 
 
 def registered_of(run_id: str, uri: str) -> list[str]:

@@ -1,18 +1,17 @@
 """A model folder as an MLflow model: without pickle, loadable wherever this package is installed."""
 
 import importlib.metadata
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import content_hash
-from pipeline.trackingstore import answers, current, patience
+from pipeline.runlinks import MODEL_SHA256
+from pipeline.trackingclient import while_it_answers
+from pipeline.trackingstore import current, patience
 
-MODEL_TAG = "model.sha256"  # SHA-256 of model.yaml, which holds the hashes of the model's other files
 # What answering with a model imports.
 PACKAGES = ("torch", "torchvision", "safetensors", "numpy", "pandas", "pyyaml", "av", "opencv-python")
-ASK_SECONDS = 2.0
 
 
 def send_model(client: Any, uri: str, run_id: str, folder: Path, event: Mapping[str, Any]) -> str:
@@ -26,12 +25,12 @@ def send_model(client: Any, uri: str, run_id: str, folder: Path, event: Mapping[
     run = client.get_run(run_id)
     outputs = run.outputs.model_outputs if run.outputs else []
     for found in (client.get_logged_model(output.model_id) for output in outputs):
-        if sha256 and found.name == event["name"] and found.tags.get(MODEL_TAG) == sha256:
+        if sha256 and found.name == event["name"] and found.tags.get(MODEL_SHA256) == sha256:
             if found.status == "READY":
                 return str(found.model_uri)
             client.delete_logged_model(found.model_id)  # what an upload that was cut off has left
     # Under the run's own experiment; Model.log alone would take MLflow's current one.
-    tags = {MODEL_TAG: sha256}
+    tags = {MODEL_SHA256: sha256}
     entry = client.create_logged_model(run.info.experiment_id, event["name"], run_id, tags, params=run.data.params)
 
     def upload() -> str:
@@ -53,31 +52,7 @@ def send_model(client: Any, uri: str, run_id: str, folder: Path, event: Mapping[
             )
         return str(info.model_uri)
 
-    return _while_it_answers(uri, upload)
-
-
-def _while_it_answers(uri: str, upload: Callable[[], str]) -> str:
-    """The result of an upload, which may take minutes; raises TimeoutError soon after the server has fallen silent."""
-    if not uri.startswith(("http://", "https://")):
-        return upload()
-    results: list[str] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            results.append(upload())
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            errors.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(ASK_SECONDS)
-        if thread.is_alive() and not answers(uri):
-            raise TimeoutError("no answer while the model was sent")
-    if errors:
-        raise errors[0]
-    return results[0]
+    return str(while_it_answers(uri, upload))
 
 
 def _signature() -> Any:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import TrackingError
+from pipeline.runlinks import KEY, KIND, PARENT, RUN_FILE, read_run_file
+from pipeline.trackingclient import client_of
 from pipeline.trackingstore import (
     OFF,
     answers,
@@ -47,12 +49,12 @@ class TrackedRun:
     @property
     def kind(self) -> str:
         """`experiment`, `training` or `fusion`; "" of a run that this package did not make."""
-        return self.tags.get("lrcn.kind", "")
+        return self.tags.get(KIND, "")
 
     @property
     def parent_id(self) -> str | None:
         """Id of the run of the experiment that a training or fusion belongs to."""
-        return self.tags.get("mlflow.parentRunId")
+        return self.tags.get(PARENT)
 
     @property
     def place(self) -> tuple[str, str]:
@@ -64,26 +66,25 @@ class TrackedRun:
 def asking(uri: str) -> Iterator[Any]:
     """An MLflow client of runs and registered models; what MLflow cannot do inside is a TrackingError of one line.
 
-    A server that is away, or falls silent, is given up within 10 s. Do nothing inside but ask MLflow.
+    A server that is away, or falls silent, is given up within 10 s. Do nothing inside but ask MLflow. Inside, its
+    address is MLflow's current one.
     """
     if uri == OFF:
         raise TrackingError("MLFLOW_TRACKING_URI is `off`; set it to where the runs are, or unset it")
     path = sqlite_path(uri)
     if path is not None and not path.is_file():
         raise TrackingError(
-            f"{path}: no such database, so there are no runs; train something, run from the project's folder, or set "
-            "MLFLOW_TRACKING_URI"
+            f"{path}: no such database, so there are neither runs nor models; train something, run from the project's "
+            "folder, or set MLFLOW_TRACKING_URI"
         )
     apply_settings()
     if not answers(uri):
         raise TrackingError(f"{shown(uri)}: no answer; start the server, or set MLFLOW_TRACKING_URI to another")
     try:
-        import mlflow
-
         with quiet():
             ensure_database(uri)
             with current(uri):  # as artifacts behind the tracking server itself are addressed
-                yield mlflow.MlflowClient(uri, uri)
+                yield client_of(uri)
     except ImportError as error:
         raise TrackingError(f"{shown(uri)}: needs a package that is not installed ({error}); install it") from None
     except troubles() as error:
@@ -112,10 +113,10 @@ def find_run(client: Any, what: str) -> TrackedRun:
 
     Raises TrackingError where there is none, or more than one.
     """
-    named = Path(what) / "mlflow_run.json" if Path(what).is_dir() else Path(what)
-    if named.name == "mlflow_run.json" and named.is_file():
+    named = Path(what) / RUN_FILE if Path(what).is_dir() else Path(what)
+    if named.name == RUN_FILE and named.is_file():
         # A run that MLflow got later has no id in the file, and one that was replaced another; both have its key.
-        conditions = _conditions(_parsed(named, str(named)), named)
+        conditions = _conditions(read_run_file(named.parent), named)
         expected = "it was not tracked, or MLflow does not have it yet: `lrcn runs sync`"
     elif RUN_ID.fullmatch(what):
         conditions, expected = [f"attributes.run_id LIKE '{what}%'"], "`lrcn runs list` shows those there are"
@@ -139,10 +140,9 @@ def runs_where(client: Any, condition: str) -> list[TrackedRun]:
     return [_plain(run, names[run.info.experiment_id]) for run in runs]
 
 
-def _conditions(facts: Any, file: Path) -> list[str]:
+def _conditions(facts: Mapping[str, Any], file: Path) -> list[str]:
     """How MLflow is asked for the run of an `mlflow_run.json`: first by its id, then by its key."""
-    known = facts if isinstance(facts, dict) else {}
-    named = {"attributes.run_id": known.get("run_id"), "tags.`lrcn.key`": known.get("key")}
+    named = {"attributes.run_id": facts.get("run_id"), f"tags.`{KEY}`": facts.get("key")}
     hexadecimal = {where: value for where, value in named.items() if re.fullmatch(r"[0-9a-f]{1,64}", str(value))}
     if not hexadecimal:
         raise TrackingError(
@@ -156,14 +156,12 @@ def read_json(client: Any, run_id: str, file: str) -> Any:
     if file not in {found.path for found in client.list_artifacts(run_id)}:
         return None
     with tempfile.TemporaryDirectory() as folder:
-        return _parsed(Path(client.download_artifacts(run_id, file, folder)), f"{file} of run {run_id}")
-
-
-def _parsed(path: Path, name: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TrackingError(f"{name}: not JSON ({error}); it was damaged or exchanged: write it again") from None
+        try:
+            return json.loads(Path(client.download_artifacts(run_id, file, folder)).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise TrackingError(
+                f"{file} of run {run_id}: not JSON ({error}); it was damaged or exchanged: write it again"
+            ) from None
 
 
 def _plain(run: Any, experiment: str) -> TrackedRun:

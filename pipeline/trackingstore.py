@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pipeline.errors import TrackingError
+
 REASON_LETTERS = 200  # of what MLflow says
 OFF = "off"  # MLFLOW_TRACKING_URI=off: no tracking, and no complaint about it
 
@@ -34,6 +36,7 @@ PROBE_SECONDS = 4.0
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # What makes them say something: PostgreSQL is asked whether it encrypts, MySQL greets by itself.
 FIRST_WORDS = {"postgresql": bytes.fromhex("0000000804d2162f"), "mysql": b""}
+IN_MEMORY = re.compile(r":memory:|\bmode=memory\b")
 UPLOAD_SECONDS = "120"  # a server that just answered may take this long to store a model
 
 
@@ -48,11 +51,18 @@ def tracking_uri(root: Path) -> str:
 
     `dvc exp run --temp` runs a stage in a temporary copy and removes it, but leaves DVC_ROOT pointing to the real
     repository: relative SQLite paths are resolved against it, or against `root` outside DVC.
+
+    Raises TrackingError for a database in memory.
     """
     base = Path(os.environ.get("DVC_ROOT") or root).absolute()
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
         return f"sqlite:///{base / 'mlflow.db'}"
+    if scheme(uri) == "sqlite" and (IN_MEMORY.search(uri) or uri.partition(":")[2].partition("?")[0].strip("/") == ""):
+        raise TrackingError(
+            f"MLFLOW_TRACKING_URI is {uri}, a database that ends with its process; expected a file "
+            "(sqlite:///mlflow.db), a server, or `off`"
+        )
     path = sqlite_path(uri)
     return uri if path is None or path.is_absolute() else f"sqlite:///{base / path}"
 
@@ -86,6 +96,11 @@ def sqlite_path(uri: str) -> Path | None:
     """File of an SQLite URI; None for other URIs and for databases in memory."""
     path = uri.removeprefix("sqlite:///").partition("?")[0]
     return Path(path) if uri.startswith("sqlite:///") and path not in ("", ":memory:") else None
+
+
+def scheme(uri: str) -> str:
+    """What kind of place a URI names, the driver left out: `sqlite`, `http`, `postgresql`, ..."""
+    return uri.partition(":")[0].partition("+")[0].lower()
 
 
 def _migrate(path: Path) -> None:
@@ -122,8 +137,7 @@ def asked(uri: str) -> Callable[[], bool]:
 
     In a thread, because looking up a name has no time limit of its own.
     """
-    scheme = uri.partition("://")[0].partition("+")[0].lower()
-    ask = {"http": _ask_http, "https": _ask_http, **dict.fromkeys(DATABASE_PORTS, _ask_database)}.get(scheme)
+    ask = {"http": _ask_http, "https": _ask_http, **dict.fromkeys(DATABASE_PORTS, _ask_database)}.get(scheme(uri))
     if ask is None:
         return lambda: True
     import requests  # noqa: F401 - here, because the thread that asks runs beside other imports

@@ -3,6 +3,8 @@
 import os
 import time
 
+from pipeline.trackingclient import while_it_answers
+
 FIRST_SAMPLE_SECONDS = 1.0
 SAMPLE_SHARE = 1 / 30  # of the run's age so far: a short run has samples, a long one has hundreds and not thousands
 SAMPLE_SECONDS_MAX = 60.0
@@ -15,10 +17,14 @@ class Sampler:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         self._started = time.monotonic()
-        self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
-            run_id, FIRST_SAMPLE_SECONDS, resume_logging=resumed, tracking_uri=uri
+        self._uri = uri
+        self._monitor = while_it_answers(
+            uri,
+            lambda: SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+                run_id, FIRST_SAMPLE_SECONDS, resume_logging=resumed, tracking_uri=uri
+            ),
         )
-        self._monitor.start()  # type: ignore[no-untyped-call]
+        self._monitor.start()
 
     def pace(self) -> None:
         """Sample more rarely as the run grows older."""
@@ -28,4 +34,4 @@ class Sampler:
 
     def finish(self) -> None:
         """End the thread."""
-        self._monitor.finish()  # type: ignore[no-untyped-call]
+        while_it_answers(self._uri, self._monitor.finish)

@@ -147,8 +147,8 @@ def _deliver_session(client: Any, uri: str, session: Path, lines: list[str]) -> 
         )
     if events[-1]["kind"] != "end":
         events.append({"kind": "end", "status": "KILLED", "time": events[-1]["time"]})
-    receiver, refused = Receiver(client, uri, session), 0
     name = f"{events[0]['experiment']}/{events[0]['name']}"
+    receiver, refused = Receiver(client, uri, session, say=lambda text: lines.append(f"{name}: {text}")), 0
     for event in merged(events):
         try:
             receiver.deliver(event)

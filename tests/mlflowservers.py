@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -35,6 +36,69 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextmanager
+def silent_server(answers: int = 0) -> Iterator[tuple[int, list[int]]]:
+    """Its port, and a list with an entry for each connection: it answers the first ones (200), then says nothing."""
+    taken: list[int] = []
+    kept = []  # open for as long as the server is there
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                taken.append(len(taken) + 1)
+                kept.append(connection)
+                if len(taken) <= answers:
+                    connection.recv(4096)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nOK")
+                    connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1], taken
+        server.shutdown(socket.SHUT_RDWR)  # ends accept
+        thread.join()
+    for connection in kept:
+        connection.close()
+
+
+class Relay:
+    """Passes bytes on to another port until it is told to keep them: as a network does that swallows packets."""
+
+    def __init__(self, to_port: int) -> None:
+        self._to, self._swallows, self._open = to_port, threading.Event(), []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def swallow(self) -> None:
+        """Connections stay open and new ones are taken, but nothing arrives any more."""
+        self._swallows.set()
+
+    def close(self) -> None:
+        for one in (self._server, *self._open):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.create_connection(("127.0.0.1", self._to))
+                self._open += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+
+    def _pass_on(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(65536):
+                if not self._swallows.is_set():
+                    other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ missing; 2: nothing is known of WHAT.
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from pipeline.explain.facts import MAX_SHOWN, Fact, broken, compared, counts, un
 from pipeline.explain.media import features_fact, videos_fact
 from pipeline.explain.model import KnownModel, described_model, find_model, hash_or_none, model_facts, tables_fact
 from pipeline.explain.results import LINES, TABLE, opened, results_fact, same_file
-from pipeline.explain.run import RUN_FILE, dvc_fact, evaluation_fact, read_run_file, run_fact, runs_facts
+from pipeline.explain.run import dvc_fact, evaluation_fact, run_fact, runs_facts
 from pipeline.explain.video import places, video_fact
 from pipeline.inference.ledger import LEDGER
 from pipeline.modelstore import ADDRESS, model_folder
+from pipeline.runlinks import MODEL_SHA256, RUN_FILE, read_run_file
 from pipeline.stages.layout import Layout
 from pipeline.trackinglookup import children_of, runs_beginning, runs_named, runs_of_model
 from pipeline.trackingruns import RUN_ID, TrackedRun
@@ -186,7 +188,7 @@ def _of_found(run: TrackedRun, options: argparse.Namespace) -> Fact:
     if run.kind in ("experiment", "fusion"):
         chain = run_fact(run, None, uri)
         return chain.add(*_children(run))
-    folders = _trainings_of(run.run_id) or find_model(run.tags.get("model.sha256", ""))
+    folders = _trainings_of(run.run_id) or find_model(run.tags.get(MODEL_SHA256, ""))
     try:
         model = described_model(_model_below(folders[0]) if folders else model_folder(f"runs:/{run.run_id}/model"))
     except LrcnError as error:
@@ -200,7 +202,7 @@ def _children(run: TrackedRun) -> list[Fact]:
     facts = []
     for child in children_of(run.run_id, tracking_uri(Path())):
         path = Layout(run.experiment).training(child.name) / "model/model.yaml"
-        expected, found = child.tags.get("model.sha256"), hash_or_none(path)
+        expected, found = child.tags.get(MODEL_SHA256), hash_or_none(path)
         if expected is None or found is None:
             reason = "the run names no model" if expected is None else f"{path.parent} is not here"
             facts.append(unchecked(f"model of {child.name}", reason=reason))
@@ -216,8 +218,9 @@ def _trainings_of(run_id: str) -> list[Path]:
         return []
     found = []
     for path in sorted(Path("artifacts").glob(f"*/trainings/*/{RUN_FILE}")):
-        if str(read_run_file(path.parent).get("run_id") or "").startswith(run_id):
-            found.append(path.parent)
+        with suppress(TrackingError):  # a damaged file names no run; explaining its training says so
+            if str(read_run_file(path.parent).get("run_id") or "").startswith(run_id):
+                found.append(path.parent)
     return found
 
 

@@ -2,29 +2,28 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import LrcnError, TrackingError
 from pipeline.evaluation.headline import headline_scores
 from pipeline.explain.dvclock import LOCK, DvcLock, file_md5, files_below, folder_md5
 from pipeline.explain.facts import Fact, broken, compared, holds, unchecked
 from pipeline.explain.model import KnownModel
-from pipeline.stages.aggregate import LOCK as LOCK_TAG
+from pipeline.runlinks import LOCK_SHA256, MODEL_SHA256, read_run_file
 from pipeline.stages.tracked import canonical_sha256
 from pipeline.trackinglookup import children_of, registered_of, runs_beginning, runs_of_key, runs_of_model
 from pipeline.trackingruns import TrackedRun
 
 SAME_TAGS = ("experiment", "features.key", "videos.sha256", "segments.sha256", "splits.sha256", "git.commit")
-RUN_FILE = "mlflow_run.json"
 OTHER_LOCK = "the stage ran again, or `dvc commit` wrote its entry anew: `git log -p dvc.lock` has the older ones"
 OTHER_MODEL = "the run is of another training: the name was trained again since; explain the run by its id"
 
 
 def runs_facts(model: KnownModel, uri: str) -> list[Fact]:
     """The runs that trained a model, as MLflow has them and as the training wrote down."""
-    link = {} if model.folder is None else read_run_file(model.folder.parent)
-    run_id, key = (str(link.get(name) or "") for name in ("run_id", "key"))
+    run_id = ""
     try:
+        link = {} if model.folder is None else read_run_file(model.folder.parent)
+        run_id, key = (str(link.get(name) or "") for name in ("run_id", "key"))
         found = runs_of_model(model.sha256, uri)
         if run_id and run_id not in [run.run_id for run in found]:
             found = [*runs_beginning(run_id, uri), *found]
@@ -49,13 +48,13 @@ def run_fact(run: TrackedRun, model: KnownModel | None, uri: str) -> Fact:
     if run.tags.get("dvc.exp"):
         top.add(Fact("DVC experiment", run.tags["dvc.exp"]))
     if model is not None:
-        stated = run.tags.get("model.sha256")
+        stated = run.tags.get(MODEL_SHA256)
         if stated is None:
-            top.add(unchecked("model.sha256", reason="the run does not name its model"))
+            top.add(unchecked(MODEL_SHA256, reason="the run does not name its model"))
         else:
             same = stated == model.sha256
             value = stated if same else ""
-            top.add(compared("model.sha256", value, expected=stated, found=model.sha256, advice=OTHER_MODEL))
+            top.add(compared(MODEL_SHA256, value, expected=stated, found=model.sha256, advice=OTHER_MODEL))
         top.add(*_tags(run, model), _scores(run, model), _locked(run))
     if run.parent_id:
         top.add(Fact("parent run", run.parent_id))
@@ -65,16 +64,6 @@ def run_fact(run: TrackedRun, model: KnownModel | None, uri: str) -> Fact:
     except TrackingError as error:
         top.add(unchecked("child runs, registered versions", reason=str(error)))
     return top
-
-
-def read_run_file(training: Path) -> dict[str, Any]:
-    """What a training wrote down of its run; nothing where there is no such file, or a damaged one."""
-    try:
-        link: dict[str, Any] = json.loads((training / RUN_FILE).read_text(encoding="utf-8"))
-        link.get("run_id")
-    except (OSError, ValueError, AttributeError):
-        return {}
-    return link
 
 
 def dvc_fact(model: KnownModel, read_videos: bool) -> Fact:
@@ -133,17 +122,17 @@ def _tags(run: TrackedRun, model: KnownModel) -> list[Fact]:
 
 def _locked(run: TrackedRun) -> Fact:
     """The hash of the run's entry in `dvc.lock`, as the run has it, against the entry."""
-    stage, expected = run.tags.get("dvc.stage", ""), run.tags.get(LOCK_TAG)
+    stage, expected = run.tags.get("dvc.stage", ""), run.tags.get(LOCK_SHA256)
     if expected is None:
         reason = "the stage `report`, run by DVC, adds it" if stage else "DVC did not run this training"
-        return unchecked(LOCK_TAG, reason=reason)
+        return unchecked(LOCK_SHA256, reason=reason)
     try:
         entry = DvcLock.read().stages.get(stage)
     except (FileNotFoundError, LrcnError) as error:
-        return unchecked(LOCK_TAG, expected, reason=_no_lock(error))
+        return unchecked(LOCK_SHA256, expected, reason=_no_lock(error))
     found = "no such stage" if entry is None else canonical_sha256(entry)
     value = expected if found == expected else ""
-    return compared(LOCK_TAG, value, expected=expected, found=found, advice=OTHER_LOCK)
+    return compared(LOCK_SHA256, value, expected=expected, found=found, advice=OTHER_LOCK)
 
 
 def _scores(run: TrackedRun, model: KnownModel) -> Fact:

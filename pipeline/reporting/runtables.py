@@ -8,10 +8,11 @@ from typing import Any
 from pipeline.discovery import printable
 from pipeline.evaluation.headline import main_score
 from pipeline.runchoice import VALIDATION, Group
+from pipeline.runlinks import KEY, KIND, NOT_FINITE, NOTE_SHA256
 from pipeline.trackingruns import TrackedRun
 
 CURVES = ("train_loss", "val_loss", "val_score", "lr", "grad_norm")  # by epoch: their last value says little
-OWN_TO_A_RUN = ("lrcn.key", "lrcn.kind", "metrics.not_finite")
+OWN_TO_A_RUN = (KEY, KIND, NOT_FINITE, NOTE_SHA256)
 ID_LETTERS = 8
 LONGEST = 40  # letters of a value
 
@@ -56,7 +57,7 @@ def run_facts(run: TrackedRun) -> dict[str, Any]:
         VALIDATION: run.metrics.get(VALIDATION),
         "dvc_exp": run.tags.get("dvc.exp"),
         "git_commit": run.tags.get("git.commit"),
-        "key": run.tags.get("lrcn.key"),
+        "key": run.tags.get(KEY),
     }
 
 
@@ -65,7 +66,7 @@ def run_list(runs: Sequence[TrackedRun]) -> list[str]:
     ids = short_ids(runs)
     rows = [["run", "name", "started", "status", "test [95 % interval]", "validation", "dvc.exp", "commit"]]
     for run, is_child in family_order(runs):
-        name = run.name if is_child or run.name == run.experiment else f"{run.experiment}: {run.name}"
+        name = run.name if is_child or run.kind == "experiment" else f"{run.experiment}: {run.name}"
         test = "" if run.kind == "experiment" else _interval(run.metrics, f"test/{main_score(run.place[0])}")
         tags = run.tags
         rows.append(

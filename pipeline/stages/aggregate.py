@@ -12,13 +12,12 @@ from pipeline.config import Experiment
 from pipeline.evaluation.headline import headline_scores, main_score
 from pipeline.files import write_json
 from pipeline.metricnames import flatten
+from pipeline.runlinks import LOCK_SHA256, RUN_FILE, read_run_file
 from pipeline.stages.answers import in_brackets, read_scores
 from pipeline.stages.layout import Layout, StageOptions
 from pipeline.stages.provenance import run_tags
-from pipeline.stages.tracked import canonical_sha256, parent_of, read_facts, shaping_settings
+from pipeline.stages.tracked import canonical_sha256, parent_of
 from pipeline.tracking import Run, tracking_uri
-
-LOCK = "dvc.lock.sha256"
 
 
 def log_experiment(options: StageOptions, title: str, headline: Mapping[str, Mapping[str, Any]]) -> None:
@@ -31,7 +30,7 @@ def log_experiment(options: StageOptions, title: str, headline: Mapping[str, Map
     parent = parent_of(options, tags)
     tags = {name: tags[name] for name in ("dvc.stage", "dvc.exp") if name in tags} | dict(parent.tags)
     with Run.start(
-        options.name, options.name, tags, shaping_settings(experiment), tracking_uri(Path()),
+        options.name, parent.name, tags, parent.params, tracking_uri(Path()),
         in_words(title, experiment, headline), key=parent.key,
     ) as run:  # fmt: skip
         run.log_metrics(flatten(headline))
@@ -44,9 +43,9 @@ def log_experiment(options: StageOptions, title: str, headline: Mapping[str, Map
                 rows.append(row)
                 stage = f"{'fuse' if stream == 'fused' else 'train'}@{options.name}-{row['name']}"
                 if facts and stage in lock:
-                    run.set_tags_of(facts, {LOCK: canonical_sha256(lock[stage])})
+                    run.set_tags_of(facts, {LOCK_SHA256: canonical_sha256(lock[stage])})
         run.log_table(rows, "trainings.json")
-        write_json(layout.root / "mlflow_run.json", run.facts)
+        write_json(layout.root / RUN_FILE, run.facts)
 
 
 def locked_stages() -> Mapping[str, Any]:
@@ -65,8 +64,7 @@ def row_of(
 ) -> tuple[dict[str, object], dict[str, Any] | None]:
     """Of `trainings.json`, and where the run is found; None where that is not known."""
     name = f"{task}-{stream}-fold{fold}-seed{seed}"
-    file = (layout.fusion(name) if stream == "fused" else layout.training(name)) / "mlflow_run.json"
-    facts = read_facts(file) if file.exists() else None
+    facts = read_run_file(layout.fusion(name) if stream == "fused" else layout.training(name)) or None
     score = headline_scores(task, read_scores(layout.evaluation(name) / "metrics.json")).get(main_score(task))
     row: dict[str, object] = {"name": name, "task": task, "stream": stream, "fold": fold, "seed": seed}
     # A run that waits to be sent has no id yet, but its key.

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     listing.add_argument("--json", action="store_true", help="one object per line")
     compare = commands.add_parser("compare", help="what differs between runs, and their scores side by side")
     compare.add_argument(
-        "runs", nargs="+", metavar="RUN", help="id of a run, the beginning of one, or a training's folder"
+        "runs", nargs="+", metavar="RUN", help="two or more: id of a run, the beginning of one, or a training's folder"
     )
     best = commands.add_parser("best", help="the trainings with the best validation score; test scores choose nothing")
     best.add_argument("experiment", metavar="EXPERIMENT")
@@ -32,6 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     best.add_argument("--stream", choices=["rgb", "flow"], help="(default: whichever is better)")
     commands.add_parser("sync", help="deliver to MLflow what it missed while it was away")
     options = parser.parse_args(argv)
+    if options.command == "compare" and len(options.runs) == 1:
+        raise TrackingError(
+            f"compare: {options.runs[0]} alone; expected two runs or more (`lrcn explain {options.runs[0]}` says what "
+            "one was made from)"
+        )
     uri = tracking_uri(Path())
     if options.command == "list":
         return list_runs(uri, options.experiments, options.json)

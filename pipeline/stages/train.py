@@ -19,13 +19,13 @@ from pipeline.files import content_hash, explaining_full_disk, write_json, write
 from pipeline.models.modelfolder import Model, ModelSpec, save_model
 from pipeline.models.recurrent import RecurrentClassifier
 from pipeline.reporting.timefigures import training_figures
+from pipeline.runlinks import MODEL_SHA256, RUN_FILE
 from pipeline.stages.figures import write_figures
 from pipeline.stages.layout import StageOptions, dataset_of, stage_options
 from pipeline.stages.provenance import model_provenance, run_tags
 from pipeline.stages.samples import Sample, fold_videos, labelled_answers, read_samples, task_classes
 from pipeline.stages.tracked import training_run
 from pipeline.tracking import Run
-from pipeline.trackingmodel import MODEL_TAG
 from pipeline.training.checkpoint import CheckpointSlot, tensor_digest, training_identity
 from pipeline.training.distributed import World, process_group
 from pipeline.training.gradients import gradient_by_distance
@@ -143,10 +143,10 @@ def train_one(options: StageOptions, world: World) -> None:
         svgs = training_figures(folder.name, pd.DataFrame(history), by_distance)
         run.log_folder(write_figures(folder / "figures", svgs), "figures")
         run.log_dict(experiment.model_dump(mode="json"), "config.yaml")
-        run.set_tags({MODEL_TAG: content_hash(folder / "model" / "model.yaml")})
+        run.set_tags({MODEL_SHA256: content_hash(folder / "model" / "model.yaml")})
         run.log_model(folder / "model", epoch=int(best["epoch"]))
         run.log_metrics({f"best_{name}": best[name] for name in ("epoch", "val_loss", "val_score")}, int(best["epoch"]))
-        write_json(folder / "mlflow_run.json", run.facts)
+        write_json(folder / RUN_FILE, run.facts)
     checkpoint.remove()
     print(
         f"train: {options.name} {folder.name}: {len(sides['train'])} videos, {len(history)} epochs, best epoch "

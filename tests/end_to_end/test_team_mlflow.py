@@ -65,11 +65,12 @@ def test_two_train_at_once_and_the_better_model_is_predicted_with(
     experiment = client.get_experiment_by_name("toy")
     assert experiment.artifact_location.startswith("mlflow-artifacts:/")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    parents = {run.data.tags["mlflow.parentRunId"] for name, run in runs.items() if name != "toy"}
-    assert (sorted(runs), parents) == (
-        ["clip-rgb-fold1-seed0", "frame-rgb-fold1-seed0", "toy"],
-        {runs["toy"].info.run_id},
-    )
+    (parent,) = (run for run in runs.values() if run.data.tags["lrcn.kind"] == "experiment")
+    names = ["clip-rgb-fold1-seed0", "frame-rgb-fold1-seed0"]
+    assert sorted(runs) == [*names, f"toy {parent.data.tags['lrcn.settings'][:8]}"]
+    assert {runs[name].data.tags["mlflow.parentRunId"] for name in names} == {parent.info.run_id}
+    assert parent.data.params["train.clip.hidden_size"] == "32"  # before there is a report
+    assert "mlflow.sharedViewState.scores" in experiment.tags
     for name in ("clip-rgb-fold1-seed0", "frame-rgb-fold1-seed0"):
         run_id = runs[name].info.run_id
         assert runs[name].info.status == "FINISHED"

@@ -265,6 +265,9 @@ def test_a_fusion_made_again_stays_one_run_until_its_settings_change(streams, tm
     assert newer.data.params["flow.weight"] == "0.25"
     (parent,) = client.search_runs([experiment], "tags.`lrcn.kind` = 'experiment'")
     assert {one.data.tags["mlflow.parentRunId"] for one in (newer, older)} == {parent.info.run_id}
+    assert parent.info.run_name == f"toy {parent.data.tags['lrcn.settings'][:8]}"
+    assert parent.data.params["flow.train.clip.hidden_size"] == "16"
+    assert "flow.weight" not in parent.data.params  # both weights are below the one run
     file = Path(newer.info.artifact_uri.removeprefix("file://")) / "metrics.json"
     assert json.loads(file.read_text())["fusion"]["flow_weight"] == 0.25
 

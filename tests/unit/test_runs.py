@@ -82,9 +82,9 @@ def test_a_run_is_found_by_id_beginning_and_folder(client: Any, own_uri: str, tm
         ("abc", "abc: no run; expected an id, the beginning of one"),
         ("nowhere/x", "nowhere/x: no run; expected an id"),
         ("model", "it was not tracked, or MLflow does not have it yet: `lrcn runs sync`"),
-        ("damaged", r"damaged/mlflow_run.json: not JSON"),
+        ("damaged", r"damaged/mlflow_run.json: cannot be read \(not JSON"),
         ("empty", r"empty/mlflow_run.json: names no run"),
-        ("list", r"list/mlflow_run.json: names no run"),
+        ("list", r"list/mlflow_run.json: not an object of JSON"),
         ("quotes", r"quotes/mlflow_run.json: names no run"),
     ],
 )
@@ -142,7 +142,7 @@ def test_columns_are_aligned_and_long_cells_cut() -> None:
 
 def test_the_list_shows_scores_experiments_and_commits(client: Any, capsys: pytest.CaptureFixture[str]) -> None:
     parent = add_run(
-        client, "demo", kind="experiment",
+        client, "demo 1e5dddf5", kind="experiment",
         metrics={"clip/rgb/top1": 0.91, "clip/rgb/top1_low": 0.85, "clip/rgb/top1_high": 0.95, "clip/rgb/ece": 0.1},
     )  # fmt: skip
     own = {"test/top1": 0.9375, "test/top1_low": 0.89375, "test/top1_high": 0.97516, "best_val_score": 0.875}
@@ -151,6 +151,7 @@ def test_the_list_shows_scores_experiments_and_commits(client: Any, capsys: pyte
     assert cli.main(["runs", "list", "demo"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in out] == ["run", parent[:8], "", child[:8]]
+    assert out[1].split()[1:3] == ["demo", "1e5dddf5"]
     assert out[2].split() == ["clip,", "rgb:", "all", "folds", "0.910", "[0.850,", "0.950]"]
     assert out[3].split()[1] == "clip-rgb-fold1-seed0"
     assert out[3].split()[4:] == ["finished", "0.938", "[0.894,", "0.975]", "0.875", "lanky-emus", "c0ffee00"]
@@ -209,6 +210,11 @@ def test_a_comparison_shows_what_differs_and_the_difference(client: Any, capsys:
     assert "val_loss" not in out
     assert "system/cpu" not in out
     assert "do not compare" not in out
+
+
+def test_one_run_is_no_comparison(client: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["runs", "compare", "abcd"]) == 2
+    assert "compare: abcd alone; expected two runs or more" in capsys.readouterr().err
 
 
 def test_a_comparison_says_where_scores_do_not_compare(client: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -311,7 +317,7 @@ def test_sync_delivers_and_says_what_is_left(
         ("htp://127.0.0.1", "htp://127.0.0.1: MLflow could not do it"),
     ],
 )
-@pytest.mark.parametrize("command", [["list"], ["compare", "abcd"], ["best", "demo", "--task", "clip"]])
+@pytest.mark.parametrize("command", [["list"], ["compare", "abcd", "bcde"], ["best", "demo", "--task", "clip"]])
 def test_what_cannot_be_asked_is_one_line(
     uri: str, reason: str, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

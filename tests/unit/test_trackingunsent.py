@@ -1,35 +1,45 @@
 """Runs that MLflow could not take: all of them arrives later, once, whatever happened to the process or the server."""
 
+import base64
 import contextlib
 import http.server
+import json
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pandas as pd
 import pytest
 
-from pipeline import trackingstore
+from pipeline import trackingclient, trackingstore
+from pipeline.config import load_experiment
 from pipeline.models.modelfolder import Model
 from pipeline.tracking import Parent, Run
+from pipeline.trackingclient import while_it_answers
 from pipeline.trackingevents import Away, Receiver
 from pipeline.trackingstore import answers
 from pipeline.trackingunsent import deliver_unsent, unsent_keys
 from tests.conftest import ROOT
+from tests.mlflowservers import Relay, postgres
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-PARENT = Parent("p" * 32, "demo", {"lrcn.kind": "experiment", "dataset": "d"})
+PARENT = Parent(
+    "p" * 32, "demo pppppppp", {"lrcn.kind": "experiment", "dataset": "d"}, {"train.lr": "0.1"}, ["metrics.`test/top1`"]
+)
 EPOCHS = 5
 
 
@@ -106,6 +116,11 @@ def check_all(uri: str, run: Any, status: str = "FINISHED") -> None:
     assert tags["mlflow.loggedArtifacts"] == '[{"path": "per_class.json", "type": "table"}]'
     (parent,) = runs(uri, "experiment")
     assert tags["mlflow.parentRunId"] == parent.info.run_id
+
+
+def own_lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What this package said; MLflow's sampling thread may add lines where its log level was set by another test."""
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("tracking: ")]
 
 
 def test_a_run_without_a_server_arrives_later_as_it_was(
@@ -231,7 +246,7 @@ def test_what_follows_a_run_that_waits_waits_behind_it(
 def test_tags_of_a_run_that_waits_wait_behind_it(away: str, own_uri: str, unsent: Path, capsys: Any) -> None:
     with start(away) as training:
         training.log_epoch({"val_loss": 1.0}, 1)
-    with Run.start("demo", "demo", PARENT.tags, {}, own_uri, key=PARENT.key) as report:
+    with Run.start("demo", PARENT.name, PARENT.tags, {}, own_uri, key=PARENT.key) as report:
         report.log_metrics({"clip/rgb/top1": 0.9})
         report.set_tags_of(training.facts, {"dvc.lock.sha256": "abc"})
         report.log_metrics({"clip/rgb/recall": 0.8})
@@ -454,7 +469,7 @@ def test_of_two_parents_one_stays_with_all_children(own_uri: str) -> None:
     assert {run.info.run_id: run.data.tags["mlflow.parentRunId"] for run in runs(own_uri)} == dict.fromkeys(
         ends, first.info.run_id
     )
-    with Run.start("demo", "demo", PARENT.tags, {}, own_uri, key=PARENT.key) as report:
+    with Run.start("demo", PARENT.name, PARENT.tags, {}, own_uri, key=PARENT.key) as report:
         assert report.run_id == first.info.run_id
         report.set_tags_of({"run_id": ends[0], "key": "k", "experiment": "demo", "name": "n"}, {"a": 1})
     assert client(own_uri).get_run(ends[0]).data.tags["a"] == "1"
@@ -519,6 +534,8 @@ def server(tmp_path: Path, migrated: Path) -> Iterator[str]:
                 if requests.get(f"{uri}/health", timeout=5).ok:
                     break
             time.sleep(0.2)
+        # It opens its database for its first answer; on a busy machine that takes longer than a request may.
+        requests.post(f"{uri}/api/2.0/mlflow/experiments/search", json={"max_results": 1}, timeout=60)
         yield uri
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -549,21 +566,177 @@ def test_a_server_has_it_once_and_gives_the_model_back(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     fetched = model_folder(f"runs:/{found.info.run_id}/model", server)
     assert (fetched / "model.yaml").read_bytes() == (model / "model.yaml").read_bytes()
+    with start(server) as later:
+        log_all(later, tmp_path / "out")
+        empty(tmp_path / "server.db")
+        later.log_metrics({"test/top1": 0.9})
+    assert [(run.info.run_id, run.data.params) for run in runs(server)] == [(later.run_id, {"lr": "0.1"})]
+    assert len(client(server).get_metric_history(later.run_id, "val_loss")) == EPOCHS
 
 
-def test_a_server_that_falls_silent_while_a_model_is_sent_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import trackingmodel
-
-    monkeypatch.setattr(trackingmodel, "ASK_SECONDS", 0.01)
-    monkeypatch.setattr(trackingmodel, "answers", lambda uri: True)
+def test_a_call_lasts_as_long_as_the_server_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trackingclient.ASK_SECONDS + trackingstore.PROBE_SECONDS + 1 < 10
+    monkeypatch.setattr(trackingclient, "ASK_SECONDS", 0.01)
+    monkeypatch.setattr(trackingclient, "answers", lambda uri: True)
     ended = threading.Event()
     slow = threading.Timer(0.1, ended.set)
     slow.start()
-    assert trackingmodel._while_it_answers("http://x", lambda: str(ended.wait(10))) == "True"
+    assert while_it_answers("http://x", lambda: ended.wait(10)) is True
     with pytest.raises(ValueError, match="of the upload"):
-        trackingmodel._while_it_answers("http://x", lambda: str(int("of the upload")))
-    monkeypatch.setattr(trackingmodel, "answers", lambda uri: False)
+        while_it_answers("http://x", lambda: int("of the upload"))
     ended.clear()
-    with pytest.raises(TimeoutError, match="no answer while the model was sent"):
-        trackingmodel._while_it_answers("http://x", lambda: str(ended.wait(10)))
+    with pytest.raises(TimeoutError, match="no answer any more"):  # of a connection that was lost on the way
+        while_it_answers("postgresql://x", lambda: ended.wait(10), limit_seconds=0.02)
+    monkeypatch.setattr(trackingclient, "answers", lambda uri: False)
+    with pytest.raises(TimeoutError, match="no answer any more"):
+        while_it_answers("http://x", lambda: ended.wait(10))
     ended.set()
+
+
+@pytest.mark.slow
+def test_a_database_server_that_falls_silent_in_the_middle_is_left(
+    unsent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(trackingclient, "answers", lambda uri: asked.append(uri) or answers(uri))
+    with postgres() as direct:
+        relay = Relay(urlsplit(direct).port or 0)
+        try:
+            relayed = direct.replace(f":{urlsplit(direct).port}/", f":{relay.port}/")
+            with start(relayed, memory=tmp_path / "memory") as run:
+                run.log_epoch({"val_loss": 1.0, "lr": 0.1}, 1)
+                assert run.is_live
+                relay.swallow()
+                asked.clear()
+                log_all(run, tmp_path / "out")
+            assert asked == [relayed]  # once, and then nothing more is sent
+            (line,) = own_lines(capsys)
+            assert "no answer any more; what follows of this run is kept in" in line
+            assert deliver_unsent(unsent, direct)[0].endswith(f"delivered, run {run.run_id}")
+            (found,) = runs(direct)
+            history = client(direct).get_metric_history(run.run_id, "val_loss")
+            assert [(point.step, point.value) for point in history] == [(n, 1 / n) for n in range(1, EPOCHS + 1)]
+            assert (found.info.status, found.data.metrics["test/top1"]) == ("FINISHED", 0.9)
+        finally:
+            relay.close()
+
+
+# A database that is exchanged under a run
+
+
+def empty(database: Path) -> None:
+    """Take all runs and experiments out of a database that somebody has open."""
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        for table in tables - {"alembic_version", "workspaces"}:
+            connection.execute(f"DELETE FROM {table}")
+
+
+def test_a_run_whose_database_was_emptied_begins_again_and_loses_nothing(
+    own_uri: str, unsent: Path, tmp_path: Path, make_model: Callable[..., Model], capsys: Any
+) -> None:
+    with start(own_uri, memory=tmp_path / "memory") as run:  # an epoch that is logged twice is the same point
+        first = run.run_id
+        run.log_table([{"class": "走", "f1": 0.5}], "per_class.json")
+        for epoch in (1, 2, 3):
+            run.log_epoch({"val_loss": 1 / epoch, "lr": 0.1}, epoch)
+        (tmp_path / "gone.txt").write_text("x")
+        run.log_file(tmp_path / "gone.txt")
+        (tmp_path / "gone.txt").unlink()
+        empty(tmp_path / "mlflow.db")
+        log_all(run, tmp_path / "out", make_model("clip").folder)
+        assert run.is_live
+    missing, again = own_lines(capsys)
+    assert "not logged again: gone.txt is no longer there" in missing.replace(f"{tmp_path}/", "")
+    assert f"run {first} is no longer there; begun again as {run.run_id}" in again
+    (found,) = runs(own_uri)
+    assert (found.info.run_id, found.data.tags["replaces_run"]) == (run.run_id, first)
+    check_all(own_uri, found)
+    assert len(found.outputs.model_outputs) == 1
+    assert not unsent.exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [
+        ("log_batch", "INTERNAL_ERROR"),
+        ("create_run", "INTERNAL_ERROR"),
+        ("create_run", "INVALID_PARAMETER_VALUE"),
+    ],
+)
+def test_what_was_not_told_again_waits(
+    own_uri: str, unsent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, call: str, code: str
+) -> None:
+    import mlflow
+    from mlflow.protos import databricks_pb2
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise mlflow.MlflowException("It does not", error_code=getattr(databricks_pb2, code))
+
+    with start(own_uri, memory=tmp_path / "memory") as run:
+        for epoch in range(1, EPOCHS):
+            run.log_epoch({"val_loss": 1 / epoch, "lr": 0.1}, epoch)
+        (tmp_path / "gone.txt").write_text("x")
+        run.log_file(tmp_path / "gone.txt")
+        (tmp_path / "gone.txt").unlink()
+        empty(tmp_path / "mlflow.db")
+        with monkeypatch.context() as patched:
+            patched.setattr(mlflow.MlflowClient, call, fail)
+            run.set_tags({"note": "1"})
+        assert not run.is_live
+        log_all(run, tmp_path / "out")
+    missing, kept = own_lines(capsys)
+    assert "gone.txt is no longer there" in missing
+    assert "It does not; what follows of this run is kept in" in kept
+    (line,) = deliver_unsent(unsent, own_uri)
+    assert "delivered" in line
+    check_all(own_uri, runs(own_uri)[0])
+
+
+def test_a_run_begun_again_does_not_end_before_it_began(own_uri: str, tmp_path: Path) -> None:
+    with start(own_uri) as training:
+        pass
+    time.sleep(0.002)  # MLflow counts milliseconds
+    with Run.resume(training.run_id, own_uri, experiment="demo", name="n", tags={"lrcn.kind": "training"}) as run:
+        empty(tmp_path / "mlflow.db")
+        run.log_metrics({"test/top1": 0.9})
+    (found,) = runs(own_uri)
+    assert found.info.start_time <= found.info.end_time
+
+
+def test_one_of_many_things_that_are_missing_does_not_begin_a_run_again(own_uri: str, capsys: Any) -> None:
+    with start(own_uri) as run:
+        run.set_tags_of({"run_id": "0" * 32, "key": "k", "experiment": "demo", "name": "fold9"}, {"a": 1})
+    assert "not logged: there is no run of fold9 to be tagged" in capsys.readouterr().err
+    assert len(runs(own_uri)) == 1
+
+
+# The experiment's run and its page
+
+
+def test_the_first_training_makes_the_experiments_run_with_its_settings_and_a_view_of_scores(own_uri: str) -> None:
+    for _ in range(2):
+        with start(own_uri):
+            pass
+    (parent,) = runs(own_uri, "experiment")
+    assert (parent.info.run_name, parent.info.status) == ("demo pppppppp", "RUNNING")
+    assert parent.data.params == {"train.lr": "0.1"}
+    experiment = client(own_uri).get_experiment_by_name("demo")
+    value = json.loads(experiment.tags["mlflow.sharedViewState.scores"])
+    form, _, packed = value["state"].partition(";")
+    state = json.loads(zlib.decompress(base64.b64decode(packed)))
+    assert (value["name"], form, state["selectedColumns"]) == ("scores", "deflate", ["metrics.`test/top1`"])
+    client(own_uri).set_experiment_tag(experiment.experiment_id, "mlflow.sharedViewState.scores", "somebody's own")
+    with start(own_uri):
+        pass
+    assert client(own_uri).get_experiment_by_name("demo").tags["mlflow.sharedViewState.scores"] == "somebody's own"
+
+
+def test_the_view_has_the_main_scores_of_each_task_and_stream() -> None:
+    from pipeline.stages.tracked import columns_of
+
+    assert columns_of(load_experiment(ROOT / "configs/fight.yaml")) == [
+        "metrics.`clip/rgb/top1`", "metrics.`clip/flow/top1`", "metrics.`clip/fused/top1`", "metrics.`test/top1`",
+        "metrics.`test/gain_over_single_frame`", "metrics.`best_val_score`",
+        "tags.`task`", "tags.`stream`", "tags.`fold`", "tags.`seed`",
+    ]  # fmt: skip
