@@ -16,11 +16,14 @@ from pipeline.errors import ConfigError, RejectedVideo
 from pipeline.features.backbones import load_backbone
 from pipeline.features.extract import Extractor
 from pipeline.features.store import FeatureStore
-from pipeline.files import content_hash, locked, write_table
+from pipeline.files import locked, write_table
 from pipeline.inference.answers import status_of
 from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
 from pipeline.inference.ledger import CHANGED, file_state
+from pipeline.prefetch import reading_ahead
 from pipeline.progress import Progress
+from pipeline.remote import content_hash
+from pipeline.remotenames import is_url
 from pipeline.threads import in_threads
 from pipeline.video.isolation import DecoderPool
 from pipeline.video.reader import Frame
@@ -81,11 +84,12 @@ def extract_files(
     rows: dict[str, list[object]] = {}
     todo: dict[str, str] = {}
     states: dict[str, str] = {}
-    hashes = in_threads(identify, inputs.files, extractor.workers)
+    hashes = reading_ahead(inputs.files, in_threads(identify, inputs.files, extractor.workers))
     found = dict(zip(inputs.files, Progress("hash", len(inputs.files)).over(hashes), strict=True))
     for path in inputs.paths:
         state, sha256, reason = found.get(path, ("", "", inputs.reasons.get(path, "")))
-        rows[path] = [path, "rejected" if reason else "ok", reason, sha256, 0]
+        status = "failed" if path in found and is_url(path) else "rejected"
+        rows[path] = [path, status if reason else "ok", reason, sha256, 0]
         if sha256 and sha256 not in todo and not store.has(sha256):
             todo[sha256], states[sha256] = path, state
     readers = {sha256: decoders.reader(path) for sha256, path in todo.items()}
@@ -94,7 +98,8 @@ def extract_files(
     )
     failures: dict[str, tuple[str, str]] = {}
     progress = Progress("extract", len(todo))
-    for sha256, result in progress.over(extractor.run(jobs, progress.add_frames)):
+    results = reading_ahead(todo.values(), extractor.run(jobs, progress.add_frames))
+    for sha256, result in progress.over(results):
         reader = readers.pop(sha256)
         if file_state(todo[sha256]) != states[sha256]:
             failures[sha256] = ("failed", CHANGED)
@@ -130,3 +135,5 @@ def identify(path: str) -> tuple[str, str, str]:
         return state, content_hash(path), ""
     except OSError as error:
         return state, "", f"cannot be read: {error.strerror}"
+    except RejectedVideo as error:  # of an address
+        return state, "", str(error)
