@@ -14,7 +14,8 @@ from pipeline.errors import ConfigError
 from pipeline.files import open_locked, replacing, sweep
 
 SIZE_VARIABLE = "LRCN_CACHE_GB"
-DEFAULT_GB = 20.0
+DEFAULT_GB = 20.0  # what is fetched ahead of its readers fits, and so does a small data set between two stages
+_settings = {"gigabytes": DEFAULT_GB}
 ENTRY = re.compile(r"[0-9a-f]{64}(\.[a-z0-9]{1,8})?")
 WAITING = ".fetch"  # of the lock of a file that is being fetched
 # Of the limit: what is fetched before the folder is looked through again, and what is freed then beyond the limit.
@@ -30,11 +31,16 @@ def cache_folder(name: str) -> Path:
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "lrcn-pipeline" / name
 
 
+def use_cache_gb(gigabytes: float) -> None:
+    """What fetched media may take unless LRCN_CACHE_GB says so."""
+    _settings["gigabytes"] = gigabytes
+
+
 def cache_bytes() -> int:
-    """The most that fetched media may take, from LRCN_CACHE_GB; raises ConfigError when that is no size."""
+    """The most that fetched media may take; raises ConfigError when LRCN_CACHE_GB is no size."""
     text = os.environ.get(SIZE_VARIABLE, "").strip()
     try:
-        gigabytes = float(text) if text else DEFAULT_GB
+        gigabytes = float(text) if text else _settings["gigabytes"]
     except ValueError:
         gigabytes = math.nan
     if not 0 <= gigabytes < math.inf:

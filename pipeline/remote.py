@@ -147,6 +147,19 @@ def content_hash(path: Path | str) -> str:
         return hash_of_file(local)
 
 
+def size_bytes(path: Path | str) -> int | None:
+    """Bytes of a file, or of an object where the server states them; raises as `content_hash`."""
+    return size_of(state(path)) if isinstance(path, str) and is_url(path) else Path(path).stat().st_size
+
+
+def size_and_hash(path: Path | str) -> tuple[int, str]:
+    """Bytes and SHA-256 of a file or an object; raises as `content_hash`."""
+    if not is_url(path):
+        return Path(path).stat().st_size, hash_of_file(path)
+    with staged(str(path)) as local:
+        return Path(local).stat().st_size, hash_of_file(local)
+
+
 def _fetch(path: str, state: str, file: Path) -> None:
     """Write an object into a file; it has the length and the state that were stated before, and after."""
 
@@ -240,6 +253,14 @@ def _filesystem(scheme: str) -> Any:
             f"{scheme}:// is read with the package {package}, which is not installed; "
             f"install the extra `{extra}`: pip install 'lrcn-pipeline[{extra}]'"
         ) from None
+
+
+def reset() -> None:
+    """Forget servers, states and secrets: the environment has changed."""
+    _filesystem.cache_clear()
+    _addresses.clear()
+    _states.clear()
+    _away.clear()
 
 
 def _address(path: str) -> str:

@@ -29,6 +29,8 @@ def fault_of(error: BaseException) -> Fault:
     names = {type(link).__name__ for link in chain}
     if names & set(NO_CREDENTIALS):
         return Fault("no credentials in the environment (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)")
+    if "ClientPayloadError" in names:  # aiohttp gives it a status of 400, which no server sent
+        return Fault("the answer broke off", passes=True)
     status = next(filter(None, map(_status, chain)), None)
     if status is not None:
         if status in (404, 410):
