@@ -189,7 +189,9 @@ def test_a_data_set_in_a_bucket_gives_the_tables_and_frames_of_its_folder(toy, s
     store.put_object(
         Bucket="team", Key="data/toy/segments.csv", Body=b"path,start_seconds,end_seconds,label\nx.mp4,0,1,left\n"
     )
-    with pytest.raises(DataError, match=f"^{prefix}/segments.csv has 1 problem.s.: row 2: 'x.mp4' is no file of the media folder"):
+    with pytest.raises(
+        DataError, match=f"^{prefix}/segments.csv has 1 problem.s.: row 2: 'x.mp4' is no file of the media folder"
+    ):
         run_stage("index", "--media", prefix)
     with pytest.raises(DataError, match="s3://team/nothing: no such folder"):
         run_stage("index", "--media", "s3://team/nothing")
