@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from pipeline.cache import FileCache, cache_bytes, cache_folder
 from pipeline.errors import LrcnError, RejectedVideo
 from pipeline.files import content_hash as hash_of_file
+from pipeline.files import replacing
 from pipeline.remotefaults import fault_of
 from pipeline.remotenames import is_url, scheme_of, without_secrets
 
@@ -160,21 +161,39 @@ def size_and_hash(path: Path | str) -> tuple[int, str]:
         return Path(local).stat().st_size, hash_of_file(local)
 
 
+def download(path: str, state: str, target: Path) -> None:
+    """Copy an object of a known state to a file, which appears whole or not at all; raises as `staged`."""
+    with replacing(target, synced=False) as temporary:
+        _fetch(path, state, temporary)
+
+
+def upload(source: Path, path: str) -> str:
+    """Copy a file to an object, which appears whole or not at all; returns its state. Raises as `staged`."""
+    asked(path, lambda: filesystem(path).put_file(str(source), path))
+    return ask_state(path)
+
+
+def remove(path: str) -> None:
+    """Remove an object, if it is there; raises as `staged`."""
+    with suppress(NoSuchObject):
+        asked(path, lambda: filesystem(path).rm_file(path))
+
+
 def _fetch(path: str, state: str, file: Path) -> None:
     """Write an object into a file; it has the length and the state that were stated before, and after."""
 
     def get() -> None:
         filesystem(path).get_file(_address(path), str(file))
+        found = ask_state(path)
+        if found != state:
+            if path in _states:
+                _states[path] = found
+            raise RejectedVideo(CHANGED, is_transient=True)
         size, expected = file.stat().st_size, size_of(state)
-        if expected is not None and size < expected:
+        if size != expected and expected is not None:
             raise ConnectionError(f"{size} of {expected} bytes came")
 
     asked(path, get)
-    found = ask_state(path)
-    if found != state or size_of(state) not in (None, file.stat().st_size):
-        if path in _states:
-            _states[path] = found
-        raise RejectedVideo(CHANGED, is_transient=True)
 
 
 class NoSuchObject(RejectedVideo):
@@ -209,6 +228,8 @@ def asked(path: str, ask: Callable[[], Made]) -> Made:
             if not fault.passes:
                 raise RejectedVideo(fault.reason, is_transient=True) from None
             if now + pause - min(begin, away) > PATIENCE_SECONDS or _ending.wait(pause):
+                with _lock:
+                    _away[server] = min(away, now - PATIENCE_SECONDS)
                 reason = f"{fault.reason}; asked for {now - min(begin, away):.0f} s"
                 raise RejectedVideo(reason, is_transient=True) from None
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

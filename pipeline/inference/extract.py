@@ -23,7 +23,7 @@ from pipeline.inference.ledger import CHANGED, file_state
 from pipeline.prefetch import reading_ahead
 from pipeline.progress import Progress
 from pipeline.remote import content_hash
-from pipeline.remotenames import is_url
+from pipeline.remotenames import is_url, without_secrets
 from pipeline.threads import in_threads
 from pipeline.video.isolation import DecoderPool
 from pipeline.video.reader import Frame
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--crop", type=int, default=224, help="pixels of the square in the middle (default 224)")
     parser.add_argument("--crops", type=int, choices=[1, 10], default=1, help="squares of each frame (default 1)")
     parser.add_argument("--flow", choices=["dis", "farneback"], default="", help="optical flow instead of colour")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the features")
+    parser.add_argument("--out", required=True, type=_folder, metavar="DIR", help="folder for the features")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add_decoding_arguments(parser)
     options = parser.parse_args(argv)
@@ -137,3 +137,9 @@ def identify(path: str) -> tuple[str, str, str]:
         return state, "", f"cannot be read: {error.strerror}"
     except RejectedVideo as error:  # of an address
         return state, "", str(error)
+
+
+def _folder(text: str) -> Path:
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"{without_secrets(text)}: features are written to a folder; name one")
+    return Path(text)

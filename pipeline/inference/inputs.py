@@ -108,7 +108,8 @@ def inputs_of(
     other notes then are not.
     """
     listed = [] if options.list is None else read_list(options.list)
-    inputs = find_inputs(options.paths, listed, out=out, may_come=may_come)
+    exclude = getattr(options, "exclude", "")  # of `predict`, whose results may go to an address
+    inputs = find_inputs(options.paths, listed, out=out, may_come=may_come, exclude=exclude)
     notes = inputs.notes
     if said is not None:
         missing = {note for note in notes if note.endswith(NOT_THERE)}

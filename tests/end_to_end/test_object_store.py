@@ -11,7 +11,10 @@ import pytest
 
 from pipeline import remote
 from pipeline.cli import main
-from pipeline.errors import DataError
+from pipeline.errors import DataError, LrcnError, StoreError
+from pipeline.inference import predict
+from pipeline.inference.mirror import mirrored
+from pipeline.remotenames import Url
 from tests import servers
 from tests.conftest import run_stage
 
@@ -203,3 +206,104 @@ def contents(root: Path) -> dict[str, bytes]:
     found = {name: (root / name).read_bytes() for name in names}
     assert len(found) > 60
     return found
+
+
+def test_results_in_a_bucket_go_on_elsewhere_and_are_those_of_a_folder(toy, store, tmp_path, monkeypatch, capfd):
+    clips = make_clips(toy)
+    assert main(["predict", "clips", "--model", MODEL, "--out", "local"]) == 1
+    out = "s3://team/four/results"
+    store.put_object(Bucket="team", Key="four/other.txt", Body=b"not ours")
+    # Of the first call, on one machine, a shard arrives.
+    assert main(["predict", "clips", "--model", MODEL, "--out", out, "--shard", "1/2"]) in (0, 1)
+    first = int(capfd.readouterr().out.rpartition("shard 1/2, ")[2].split()[0])
+    monkeypatch.setenv("LRCN_CACHE", str(tmp_path / "another machine"))
+    assert main(["predict", "clips", "--model", MODEL, "--out", out]) == 1
+    said = capfd.readouterr()
+    done = 14 - first
+    assert f"{done} looked at now, {first} answer(s) taken from shards" in said.out
+    assert f"see {out}/results.csv" in said.out
+    found = objects(store, "four/results/")
+    expected = {
+        path.relative_to("local").as_posix(): path.read_bytes() for path in Path("local").rglob("*") if path.is_file()
+    }
+    expected.pop(".ledger.jsonl")
+    assert found.pop(".ledger.jsonl").count(b"\n") == 14
+    assert ".shards/1-of-2/.ledger.jsonl" in found
+    assert {name for name in found if not name.startswith(".shards")} == set(expected)
+    for name in (*TABLES, "model.yaml"):
+        assert found[name] == expected[name]
+    # A third machine does nothing again.
+    monkeypatch.setenv("LRCN_CACHE", str(tmp_path / "third machine"))
+    shutil.rmtree(clips / "left")
+    assert main(["predict", "clips", "--model", MODEL, "--out", out]) == 1
+    assert ", 0 looked at now" in capfd.readouterr().out
+    left = objects(store, "four/results/")
+    assert left["results.csv"].count(b"\n") == 9
+    assert objects(store, "four/other") == {".txt": b"not ours"}
+    assert SECRET not in said.out + said.err + "".join(map(str, left.values()))
+
+
+def objects(client, prefix: str) -> dict[str, bytes]:
+    listed = client.list_objects_v2(Bucket="team", Prefix=prefix)["Contents"]
+    return {
+        entry["Key"].removeprefix(prefix): client.get_object(Bucket="team", Key=entry["Key"])["Body"].read()
+        for entry in listed
+    }
+
+
+def test_results_that_could_not_be_delivered_are_by_the_same_command(toy, store, s3_server, monkeypatch, capfd):
+    make_clips(toy)
+    out = "s3://team/five/results"
+    with servers.Proxy(s3_server.endpoint) as proxy:
+        use_server(monkeypatch, s3_server, proxy.endpoint)
+        monkeypatch.setattr(remote, "PATIENCE_SECONDS", 1.0)
+        write = predict.write_folder
+
+        def write_and_lose_the_server(*arguments):
+            write(*arguments)
+            proxy.away()
+
+        with monkeypatch.context() as during:
+            during.setattr(predict, "write_folder", write_and_lose_the_server)
+            assert main(["predict", "clips", "--model", MODEL, "--out", out]) == 2
+        assert "not all results could be delivered" in capfd.readouterr().err
+        proxy.back()
+        assert main(["predict", "clips", "--model", MODEL, "--out", out]) == 1
+    assert ", 0 looked at now" in capfd.readouterr().out
+    assert objects(store, "five/results/")["results.csv"].count(b"\n") == 15
+
+
+def write_and_stop(url: Url) -> None:
+    with mirrored(url) as here:
+        (here / "b").unlink()
+        (here / "c").write_text("c")
+        raise KeyboardInterrupt
+
+
+def test_what_a_local_copy_and_its_bucket_become_of_each_other(store, tmp_path, monkeypatch):
+    url = Url("s3://team/six")
+    with mirrored(url) as here:
+        (here / "frames").mkdir()
+        (here / "frames/a").write_text("a")
+        (here / "b").write_text("b")
+    assert objects(store, "six/") == {"frames/a": b"a", "b": b"b"}
+    with pytest.raises(KeyboardInterrupt):  # stopped: nothing is delivered, nothing is lost
+        write_and_stop(url)
+    assert objects(store, "six/") == {"frames/a": b"a", "b": b"b"}
+    store.put_object(Bucket="team", Key="six/frames/a", Body=b"newer")
+    with mirrored(url) as here, pytest.raises(StoreError, match="is writing there"), mirrored(url):
+        pass
+    # Fetched were what is newer there and what was missing here.
+    assert objects(store, "six/") == {"frames/a": b"newer", "b": b"b", "c": b"c"}
+    with mirrored(url) as here:
+        assert (here / "frames/a").read_text() == "newer"
+        (here / "b").unlink()
+        (here / ".b.0123456789abcdef0123456789abcdef.tmp").write_text("half")
+    assert set(objects(store, "six/")) == {"frames/a", "c"}
+    store.delete_object(Bucket="team", Key="six/c")
+    with mirrored(url) as here:
+        assert not (here / "c").exists()
+    assert set(objects(store, "six/")) == {"frames/a"}
+    store.put_object(Bucket="team", Key="six/../../../evil", Body=b"x")
+    with pytest.raises(LrcnError, match=r"six/../../../evil: leads out of the folder"), mirrored(url):
+        pass
