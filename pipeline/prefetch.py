@@ -11,8 +11,8 @@ from pipeline import remote
 from pipeline.cache import cache_bytes
 from pipeline.remotenames import is_url
 
-FETCHERS = 4
-AHEAD = 8  # objects that wait for their readers; fewer where they fill half of the cache
+FETCHERS = 8
+AHEAD = 16  # objects that wait for their readers; fewer where they fill half of the cache
 
 T = TypeVar("T")
 

@@ -6,6 +6,7 @@ other; what a secret is needed for besides stays in this process. Credentials ar
 
 import hashlib
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -182,6 +183,11 @@ def remove(path: str) -> None:
 def _fetch(path: str, state: str, file: Path) -> None:
     """Write an object into a file; it has the length and the state that were stated before, and after."""
 
+    expected, free = size_of(state), shutil.disk_usage(file.parent).free
+    if expected is not None and expected > free:
+        reason = f"its {expected / 1e9:.1f} GB are more than is free in {file.parent} ({free / 1e9:.1f} GB)"
+        raise RejectedVideo(f"{reason}; free some, or name another folder with LRCN_CACHE", is_transient=True)
+
     def get() -> None:
         filesystem(path).get_file(_address(path), str(file))
         found = ask_state(path)
@@ -189,7 +195,7 @@ def _fetch(path: str, state: str, file: Path) -> None:
             if path in _states:
                 _states[path] = found
             raise RejectedVideo(CHANGED, is_transient=True)
-        size, expected = file.stat().st_size, size_of(state)
+        size = file.stat().st_size
         if size != expected and expected is not None:
             raise ConnectionError(f"{size} of {expected} bytes came")
 
@@ -246,12 +252,15 @@ def stop_waiting(is_ending: bool = True) -> None:
 
 def filesystem(path: str) -> Any:
     """fsspec's file system for a path, one for all threads; raises LrcnError when its package is not installed."""
+    scheme = scheme_of(path)
+    # abfs://container@account.dfs.core.windows.net/... names the account.
+    account = _server(path) if scheme.startswith("abfs") and "@" in _server(path) else ""
     with _lock:
-        return _filesystem(scheme_of(path))
+        return _filesystem(scheme, account)
 
 
 @cache
-def _filesystem(scheme: str) -> Any:
+def _filesystem(scheme: str, account: str) -> Any:
     protocol, package, extra = SCHEMES[scheme]
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     try:
@@ -268,7 +277,8 @@ def _filesystem(scheme: str) -> Any:
             # A length can be checked of bytes as they are, not of what was compressed on the way.
             options |= {"client_kwargs": {"timeout": limits, "headers": {"Accept-Encoding": "identity"}}}
             options["encoded"] = True
-        return fsspec.filesystem(protocol, **options)
+        kind = fsspec.get_filesystem_class(protocol)
+        return kind(**options, **(kind._get_kwargs_from_urls(account) if account else {}))
     except ImportError:
         raise LrcnError(
             f"{scheme}:// is read with the package {package}, which is not installed; "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -12,9 +13,11 @@ import pytest
 from pipeline import remote
 from pipeline.cli import main
 from pipeline.errors import DataError, LrcnError, StoreError
-from pipeline.inference import predict
+from pipeline.inference import mirror, predict
 from pipeline.inference.mirror import mirrored
+from pipeline.inference.recognizer import Recognizer
 from pipeline.remotenames import Url
+from pipeline.stages import select
 from tests import servers
 from tests.conftest import run_stage
 
@@ -79,6 +82,13 @@ def test_predict_from_a_bucket_is_predict_from_a_folder(toy, store, capfd):
     assert texts(toy / "local", "clips/") == texts(toy / "remote", prefix)
     assert "12 ok, 2 rejected" in said.out
     assert "Traceback" not in said.err
+    documents = [path.read_text() for path in toy.glob("remote/exports/elan/*.eaf")]
+    assert len(documents) == 12
+    assert all(f'MEDIA_URL="{prefix}' in text and 'RELATIVE_MEDIA_URL="./g0' in text for text in documents)
+    with Recognizer.load(MODEL) as recognizer:
+        answer = recognizer.predict(f"{prefix}left/g00 ü.mp4")
+        assert (answer.status, answer.label) == ("ok", "left")
+        assert recognizer.predict(f"{prefix}none.mp4").reason == "no such object"
     # Nothing is fetched again for files that look as they did.
     before = sorted(path.stat().st_atime_ns for path in (Path(os.environ["LRCN_CACHE"]) / "media").iterdir())
     assert main(["predict", prefix, "--model", MODEL, "--out", "remote"]) == 1
@@ -160,8 +170,10 @@ def test_http_with_a_password_and_a_signature(toy, store, capfd):
             f"{address}/nothing.mp4",
         ]
         Path("list.txt").write_text("\n".join(names))
-        assert main(["predict", "--from", "list.txt", "--model", MODEL, "--out", "remote"]) == 1
+        assert main(["predict", "--from", "list.txt", "--model", MODEL, "--out", "remote", "--overlay"]) == 1
         said = "".join(capfd.readouterr())
+        assert len(list(Path("remote/overlays").glob("*.mp4"))) == 2
+        assert f"media-src 'self' file: {address};" in Path("remote/report.html").read_text()
         assert any(f"X-Amz-Signature={SECRET}" in line for line in seen)
         assert any("Authorization" in line or "Basic" in line for line in seen)
         assert main(["explain", "remote", "--file", f"{address}/plain.mp4"]) in (0, 1)
@@ -188,6 +200,10 @@ def test_a_data_set_in_a_bucket_gives_the_tables_and_frames_of_its_folder(toy, s
     run_stage("decode")
     assert f"index: 62 files in {prefix}: 60 videos" in capfd.readouterr().out
     assert contents(toy / "artifacts/toy") == before
+    select.list_objects("toy")  # what DVC depends on instead of a folder
+    listed = Path("media/toy/objects.csv").read_text().splitlines()
+    assert len(listed) == 63
+    assert re.fullmatch(r"labels.csv,\d+ tag:[0-9a-f]{32}", listed[1])
     # By hand, and with what makes tables wrong: the address is named, not where it was copied to.
     store.put_object(
         Bucket="team", Key="data/toy/segments.csv", Body=b"path,start_seconds,end_seconds,label\nx.mp4,0,1,left\n"
@@ -282,6 +298,7 @@ def write_and_stop(url: Url) -> None:
 
 def test_what_a_local_copy_and_its_bucket_become_of_each_other(store, tmp_path, monkeypatch):
     url = Url("s3://team/six")
+    monkeypatch.setattr(mirror, "FIRST_WAIT_SECONDS", 0.2)
     with mirrored(url) as here:
         (here / "frames").mkdir()
         (here / "frames/a").write_text("a")
@@ -299,6 +316,10 @@ def test_what_a_local_copy_and_its_bucket_become_of_each_other(store, tmp_path, 
         assert (here / "frames/a").read_text() == "newer"
         (here / "b").unlink()
         (here / ".b.0123456789abcdef0123456789abcdef.tmp").write_text("half")
+        deadline = time.monotonic() + 20  # it is delivered while it grows, too
+        while "b" in objects(store, "six/") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert set(objects(store, "six/")) == {"frames/a", "c"}
     assert set(objects(store, "six/")) == {"frames/a", "c"}
     store.delete_object(Bucket="team", Key="six/c")
     with mirrored(url) as here:

@@ -177,6 +177,9 @@ def test_objects_are_fetched_once_whole_and_again_when_they_change(tmp_path):
         with pytest.raises(RejectedVideo, match=r"^no such object$") as missing, remote.staged(f"{address}/b.mp4"):
             pass
         assert missing.value.is_transient
+        remote.heard(path, f"{10**15} modified:before")
+        with pytest.raises(RejectedVideo, match=r"its 1000000.0 GB are more than is free in"), remote.staged(path):
+            pass
         with pytest.raises(LrcnError, match=r"/c/\*.mp4: no such object"):
             find_inputs([f"{address}/c/*.mp4"])
 
