@@ -83,9 +83,10 @@ class FileCache:
         try:
             yield self.folder / name
         finally:
+            size_bytes = os.fstat(descriptor).st_size
             os.close(descriptor)
-            if self._max_bytes == 0:
-                self._make_room(0)
+            if size_bytes > self._max_bytes:  # by itself; it need not wait for the next one
+                self._make_room(size_bytes)
 
     def _in_use(self, name: str) -> int | None:
         """A descriptor of a file that is there, which keeps it from being removed; None where there is none."""
@@ -110,7 +111,7 @@ class FileCache:
         """Remove the files that were unused for longest, where there are too many; and what dead processes left."""
         with self._guard:
             self._unseen_bytes += new_bytes
-            if self._unseen_bytes <= self._max_bytes * LOOK_SHARE:
+            if self._unseen_bytes < self._max_bytes * LOOK_SHARE:
                 return
             self._unseen_bytes = 0
             sweep(self.folder)

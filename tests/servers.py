@@ -48,7 +48,7 @@ def s3_server(bucket: str = "team") -> Iterator[S3Server]:
             try:
                 urllib.request.urlopen(make, timeout=5).close()
                 break
-            except (urllib.error.URLError, ConnectionError):
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)

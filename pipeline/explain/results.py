@@ -18,6 +18,7 @@ from pipeline.inference.ledger import LEDGER, UNREADABLE, LedgerReader, file_sta
 from pipeline.inference.results import RESULT_COLUMNS, is_sure, result_row, result_scores, text_of
 from pipeline.inference.timesteps import has_timesteps, timesteps_path
 from pipeline.remote import content_hash, size_bytes
+from pipeline.remotenames import is_url
 
 TABLE, LINES, DESCRIPTION = "results.csv", "predictions.jsonl", "model.yaml"
 AGAIN = "the same `lrcn predict` answers again for what changed, and writes the tables anew"
@@ -227,6 +228,8 @@ def _look(results: Results, path: str) -> Fact:
         return unchecked(path, reason="the ledger has no answer that says how it looked")
     if now.startswith(UNREADABLE):
         reason = now.removeprefix(f"{UNREADABLE}: ")
+        if is_url(path):
+            return unchecked(path, reason=f"the server does not tell: {reason}")
         return broken(path, expected="the file that was answered for", found=reason, advice="put it back, or run from "
                       "the folder that `lrcn predict` was run in")  # fmt: skip
     if origin[1] == now:

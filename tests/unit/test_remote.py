@@ -226,6 +226,10 @@ def test_the_cache_keeps_to_its_size_and_to_files_in_use(tmp_path):
             time.sleep(0.002)
         assert used.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name(0), name(4), name(5), "mine.mp4"])
+    small = FileCache(tmp_path / "small", 100)
+    with small.file(name(1), fetch) as file:  # above the limit by itself
+        assert file.exists()
+    assert list((tmp_path / "small").iterdir()) == []
     fetched = []
     with cache.file(name(5), fetched.append):
         assert fetched == []
