@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from pipeline.cache import DEFAULT_GB
 from pipeline.errors import ConfigError
 from pipeline.video.limits import Limits
 from pipeline.view import View
@@ -278,13 +279,15 @@ class Runtime(_Section):
     device: `auto` takes GPUs when there are some; extraction uses them all. workers: videos decoded at a time; 0 = one
     per core. limits: what one file may cost before it is given up; only files that exceed them come out otherwise.
     frames_memory_gb: decoded frames that end-to-end training keeps in memory (of each process); others are decoded anew
-    in every epoch.
+    in every epoch. cache_gb: fetched media that are kept on the disk, see `pipeline.cache`; LRCN_CACHE_GB, where it is
+    set, says so instead.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Annotated[int, Field(ge=0)] = 0
     limits: Limits = Limits()
     frames_memory_gb: Annotated[float, Field(ge=0)] = 2.0
+    cache_gb: Annotated[float, Field(ge=0)] = DEFAULT_GB
 
 
 def load_experiment(path: Path | str) -> Experiment:

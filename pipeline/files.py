@@ -52,7 +52,7 @@ def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
     with explaining_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{MACHINE}{uuid.uuid4().hex[len(MACHINE) :]}{TEMPORARY_SUFFIX}")
-        descriptor = _open_locked(temporary, fcntl.LOCK_EX)
+        descriptor = open_locked(temporary, fcntl.LOCK_EX)
         try:
             with explaining_full_disk(path):  # while the temporary file still takes its space
                 yield temporary
@@ -232,7 +232,7 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _open_locked(path: Path, flags: int) -> int:
+def open_locked(path: Path, flags: int) -> int:
     """A descriptor of a file, made when it is missing, with a lock; BlockingIOError when it is held (with LOCK_NB)."""
     while True:
         # Not inheritable (PEP 446): a child process does not keep the lock alive.
@@ -249,11 +249,11 @@ def _open_locked(path: Path, flags: int) -> int:
 
 
 def _open_within(path: Path, kind: int, seconds: float) -> int:
-    """As `_open_locked`, with LOCK_SH or LOCK_EX; BlockingIOError when it is still held after so many seconds."""
+    """As `open_locked`, with LOCK_SH or LOCK_EX; BlockingIOError when it is still held after so many seconds."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            return _open_locked(path, kind | fcntl.LOCK_NB)
+            return open_locked(path, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise

@@ -3,7 +3,6 @@
 Loads mlflow only for an address. Of an MLflow model nothing is fetched but the model folder in it: no code, no pickle.
 """
 
-import os
 import re
 import shutil
 import time
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from pipeline import cache
 from pipeline.errors import ModelError, TrackingError
 from pipeline.files import DISK_FULL, explaining_full_disk
 from pipeline.models.modelspec import verify_model
@@ -67,8 +67,7 @@ def model_folder(model: str | Path, uri: str | None = None) -> Path:
 
 def cache_folder() -> Path:
     """Where fetched models are kept, a folder each, named by the model's id: safe to delete at any time."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "lrcn-pipeline" / "models"
+    return cache.cache_folder("models")
 
 
 def _fetched(client: Any, address: str, uri: str) -> Path:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from pipeline.config import Name, Positive, parse, read_yaml
 from pipeline.errors import ConfigError, DataError
+from pipeline.remotenames import is_url, without_secrets
 
 
 def _relative(path: str) -> str:
@@ -17,6 +18,17 @@ def _relative(path: str) -> str:
     if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path:
         raise ValueError(f"{path!r} is not a relative path with forward slashes that stays below its folder")
     return str(pure)
+
+
+def _media(path: str) -> str:
+    if not is_url(path):
+        return _relative(path)
+    if path.startswith("http") or without_secrets(path) != path:
+        raise ValueError(
+            f"{without_secrets(path)!r} is no folder of an object store without credentials; expected one such as "
+            "s3://bucket/folder, or a relative path"
+        )
+    return path.rstrip("/")
 
 
 def _regex(pattern: str) -> str:
@@ -34,6 +46,7 @@ RESERVED = {
 }  # fmt: skip
 Text = Annotated[str, Field(min_length=1)]
 RelativePath = Annotated[str, AfterValidator(_relative)]
+MediaPath = Annotated[str, AfterValidator(_media)]
 Regex = Annotated[str, AfterValidator(_regex)]
 Share = Annotated[float, Field(gt=0, le=0.5)]
 Seed = Annotated[int, Field(ge=0)]
@@ -228,7 +241,8 @@ class Splits(_Section):
 class Card(_Section):
     """`card.yaml`: what the media is, how labels come, which splits exist.
 
-    media: the media folder, relative to the repository's root; a symbolic link will do.
+    media: the media folder, relative to the repository's root; a symbolic link will do. Or a folder of an object store,
+        such as s3://bucket/folder, which DVC does not look at.
     features: what to know of media that are ready-made features; without it the media are videos.
     background: what the frame task calls stretches without an action; without it such timesteps are ignored.
     unlisted: `background` says that a usable video without a label and without a segment shows no action from end to
@@ -246,7 +260,7 @@ class Card(_Section):
     title: Text
     licence: Text
     source: Text
-    media: RelativePath
+    media: MediaPath
     features: Features | None = None
     background: Text | None = None
     unlisted: Literal["background"] | None = None
@@ -343,6 +357,8 @@ def _check(card: Card, classes: tuple[str, ...], folder: Path) -> list[str]:
         problems.append(
             "splits.lists: style mstcn lists files of ready-made features; say where they are in `features`"
         )
+    if card.features is not None and is_url(card.media):
+        problems.append("media: ready-made features are read from a folder; copy them, and name their folder")
     if card.segments is not None and card.labels.frames is not None:
         problems.append("segments: labels.frames states the label of each timestep already; take one of the two out")
     if card.labels.csv is None and any(rule.column is not None for rule in card.groups):

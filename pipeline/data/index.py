@@ -18,11 +18,13 @@ from pipeline.data.featurefiles import FeatureFiles
 from pipeline.data.framelabels import label_recordings
 from pipeline.data.groups import GroupRule, assign_groups, by_column, by_list, by_pattern, join_groups, read_headed_list
 from pipeline.data.labels import frame_classes
-from pipeline.data.scan import MediaFile, ReadHeader, scan_media
+from pipeline.data.remotetables import tables_beside
+from pipeline.data.scan import MediaFile, ReadHeader, list_media, scan_media
 from pipeline.data.segmentfiles import segment_files
 from pipeline.data.tables import Segment, Split, Video, refuse, write_rows
 from pipeline.errors import DataError, LeakError
 from pipeline.files import write_json
+from pipeline.remotenames import Url
 
 
 @dataclass(frozen=True)
@@ -37,36 +39,57 @@ class Index:
 
 def index_dataset(
     dataset: Dataset,
-    media: Path,
+    media: Path | Url,
     read_header: ReadHeader,
     *,
     workers: int = 1,
     allow_leak: bool = False,
-    measure: Callable[[Path], Ends | None] = lambda path: None,
+    measure: Callable[[Path | Url], Ends | None] = lambda path: None,
     files: Sequence[MediaFile] | None = None,
     known: dict[MediaFile, Video] | None = None,
 ) -> Index:
     """Scan the media, read the annotations, make and check the splits.
 
-    media: the media folder; the card's `media` is relative to the repository's root. read_header: states what a video
-    file's container says, or raises RejectedVideo; ready-made features are read here. workers: files read at a time; no
-    result depends on it. measure: the ends of a video as decoding it finds them, or None; asked only where a segment
-    ends after what the header states. files, known: see `scan_media`. Raises DataError naming file and row of what
-    cannot be used, and LeakError when a made split puts one group, or the same bytes, on two sides; with allow_leak
-    that is a warning, as it is in published splits.
+    media: the media folder, or one of an object store; the card's `media` is relative to the repository's root.
+    read_header: states what a video file's container says, or raises RejectedVideo; ready-made features are read here.
+    workers: files read at a time; no result depends on it. measure: the ends of a video as decoding it finds them, or
+    None; asked only where a segment ends after what the header states. files, known: see `scan_media`. Raises DataError
+    naming file and row of what cannot be used, and LeakError when a made split puts one group, or the same bytes, on
+    two sides; with allow_leak that is a warning, as it is in published splits.
     """
+    if isinstance(media, Url):
+        files = list_media(media) if files is None else files
     card = dataset.card
-    if not media.is_dir():
+    with tables_beside(media, {*_own_tables(card), *card.segment_names}, files or ()) as tables:
+        return _index(dataset, media, tables, read_header, workers, allow_leak, measure, files, known)
+
+
+def _index(
+    dataset: Dataset,
+    source: Path | Url,
+    media: Path,
+    read_header: ReadHeader,
+    workers: int,
+    allow_leak: bool,
+    measure: Callable[[Path | Url], Ends | None],
+    files: Sequence[MediaFile] | None,
+    known: dict[MediaFile, Video] | None,
+) -> Index:
+    """As `index_dataset`. source: where the media are. media: the same folder, or one with the tables of it."""
+    card = dataset.card
+    if not (media.is_dir() if source is media else files):
         raise DataError(
             f"{media}: no such folder; the media of {card.name!r} is expected there (a symbolic link will do); "
             f"{dataset.folder / 'README.md'} says where to get it"
         )
     segments_stated = segment_files(media, card.segment_names)
     if card.features is not None:
-        read_header = FeatureFiles(card, media, workers=workers).header
-    videos = scan_media(
-        media, read_header, tables={*_own_tables(card), *segments_stated}, workers=workers, files=files, known=known
-    )
+        if isinstance(source, Url):
+            raise DataError(f"{source}: ready-made features are read from a folder; copy them, and name their folder")
+        given = FeatureFiles(card, media, workers=workers)
+        read_header = lambda path: given.header(Path(path))  # noqa: E731
+    tables = {*_own_tables(card), *segments_stated}
+    videos = scan_media(source, read_header, tables=tables, workers=workers, files=files, known=known)
     usable = [video.video_id for video in videos if video.status == "ok"]
     if not usable:
         first = f"; {videos[0].video_id!r}: {videos[0].reason}" if videos else ""
@@ -83,7 +106,7 @@ def index_dataset(
     label_notes: list[str] = []
     if segments_stated:
         segments, label_notes = read_segments_of(
-            media, segments_stated, by_id, names, lambda video_id: measure(media / video_id)
+            media, segments_stated, by_id, names, lambda video_id: measure(source / video_id)
         )
     if card.labels.frames is not None:
         videos, segments, label_notes = label_recordings(dataset, media, videos)

@@ -11,7 +11,10 @@ from typing import Protocol, TypeVar
 from pipeline.data.tables import Video
 from pipeline.discovery import walk
 from pipeline.errors import DataError, LrcnError, RejectedVideo, VideoError
-from pipeline.files import content_hash
+from pipeline.prefetch import reading_ahead
+from pipeline.remote import size_and_hash
+from pipeline.remotelisting import list_folder
+from pipeline.remotenames import Url
 from pipeline.threads import in_threads
 
 
@@ -42,25 +45,31 @@ class VideoHeader(Protocol):
 
 SECONDS_TO_SETTLE = 60.0
 SECONDS_BETWEEN_LISTINGS = 0.5
+AGAIN = "; this may pass: run the index stage again"
 OWN_TABLE = "a table of the data set"
-ReadHeader = Callable[[Path], VideoHeader]
+ReadHeader = Callable[[Path | Url], VideoHeader]
 Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
 class MediaFile:
-    """A name below the media folder. state: size and modification time; () of what is no file, for the given reason."""
+    """A name below the media folder. state: size and modification time; () of what is no file, for the given reason.
+
+    Of an object: what `pipeline.remote.state` says.
+    """
 
     video_id: str
     reason: str
-    state: tuple[int, ...]
+    state: tuple[int | str, ...]
 
 
-def list_media(media: Path) -> list[MediaFile]:
+def list_media(media: Path | Url) -> list[MediaFile]:
     """Every name below `media`, in the order of the paths' bytes; none where there is no such folder.
 
     Raises DataError when it cannot be listed.
     """
+    if isinstance(media, Url):
+        return [MediaFile(name, "", (state,)) for name, state in list_folder(media).items()]
     if not media.is_dir():
         return []
     start = len(os.path.join(media, ""))  # noqa: PTH118 - the walk joins its paths like this
@@ -80,7 +89,7 @@ def _state(path: str) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns
 
 
-def until_settled(media: Path, make: Callable[[Sequence[MediaFile]], Made]) -> Made:
+def until_settled(media: Path | Url, make: Callable[[Sequence[MediaFile]], Made]) -> Made:
     """What is made of a listing of `media`: of the first one that is still true afterwards.
 
     While files come or change, an error may be of that (a table names a file that came after the listing). Raises
@@ -108,7 +117,7 @@ def until_settled(media: Path, make: Callable[[Sequence[MediaFile]], Made]) -> M
 
 
 def scan_media(
-    media: Path,
+    media: Path | Url,
     read_header: ReadHeader,
     *,
     tables: Collection[str] = (),
@@ -127,19 +136,22 @@ def scan_media(
     """
     files, known = list_media(media) if files is None else files, {} if known is None else known
     new = [file for file in files if file not in known]
-    rows = in_threads(lambda file: _row(media, file.video_id, file.reason, read_header, tables), new, max(1, workers))
+    found = in_threads(lambda file: _row(media, file.video_id, file.reason, read_header, tables), new, max(1, workers))
+    rows = reading_ahead([str(media / file.video_id) for file in new], found)
     known.update(zip(new, rows, strict=True))
     return [known[file] for file in files]
 
 
-def _row(media: Path, video_id: str, reason: str, read_header: ReadHeader, tables: Collection[str]) -> Video:
+def _row(media: Path | Url, video_id: str, reason: str, read_header: ReadHeader, tables: Collection[str]) -> Video:
     if reason:
         return Video(video_id, "", 0, "rejected", reason)
     path = media / video_id
     try:
-        size_bytes, sha256 = path.stat().st_size, content_hash(path)
+        size_bytes, sha256 = size_and_hash(path)
     except OSError as error:
         return Video(video_id, "", 0, "rejected", f"cannot be read ({error.strerror})")
+    except RejectedVideo as error:  # of an object: a table must not depend on how a network feels
+        raise DataError(f"{path}: {error}; run again when it can be fetched") from None
     if any(part.startswith(".") for part in video_id.split("/")):
         return Video(video_id, sha256, size_bytes, "rejected", "a hidden file, which systems and editors leave behind")
     if any(video_id == table or video_id.startswith(f"{table}/") for table in tables):
@@ -147,7 +159,7 @@ def _row(media: Path, video_id: str, reason: str, read_header: ReadHeader, table
     try:
         header = read_header(path)
     except RejectedVideo as error:
-        advice = "; this may pass: run the index stage again" if error.is_transient else ""
+        advice = AGAIN if error.is_transient else ""
         return Video(video_id, sha256, size_bytes, "rejected", _one_line(error) + advice)
     except VideoError:
         raise  # no fault of the file

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline import remote
 from pipeline.discovery import printable
 from pipeline.errors import LrcnError, TrackingError
 from pipeline.explain.facts import MAX_SHOWN, Fact, broken, compared, counts, unchecked
@@ -23,6 +24,7 @@ from pipeline.explain.run import dvc_fact, evaluation_fact, run_fact, runs_facts
 from pipeline.explain.video import places, video_fact
 from pipeline.inference.ledger import LEDGER
 from pipeline.modelstore import ADDRESS, model_folder
+from pipeline.remotenames import is_url
 from pipeline.runlinks import MODEL_SHA256, RUN_FILE, read_run_file
 from pipeline.stages.layout import Layout
 from pipeline.trackinglookup import children_of, runs_beginning, runs_named, runs_of_model
@@ -54,8 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.file is not None and len(options.what) > 1:
         raise LrcnError("--file names a row of one folder of results; name one folder")
-    if options.results and not any(_is_video(Path(what)) for what in options.what):
+    if options.results and not any(is_url(what) or _is_video(Path(what)) for what in options.what):
         raise LrcnError("--results names answers for a video; expected a video file, or `lrcn explain DIR`")
+    if options.file is not None and is_url(options.file):
+        options.file = remote.named(options.file)
     chains = [explain(what, options) for what in options.what]
     total = counts(Fact("", below=chains))
     if options.json:
@@ -70,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def explain(what: str, options: argparse.Namespace) -> Fact:
     """The chain of one thing; raises LrcnError when nothing is known of it."""
+    if is_url(what):
+        return video_fact(remote.named(what), options.results)
     path = Path(what)
     if path.name in INSIDE and path.is_file():
         path, what = path.parent, str(path.parent)  # a file of a folder stands for it, as results.csv does

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from pipeline.data.cards import read_dataset
 from pipeline.data.tables import Video, read_videos
-from pipeline.errors import LrcnError
+from pipeline.errors import LrcnError, RejectedVideo
 from pipeline.explain.facts import Fact, broken, compared, holds, some_of, unchecked
 from pipeline.explain.model import KnownModel, hash_or_none, representation_of
 from pipeline.features.store import FeatureStore
-from pipeline.files import content_hash
+from pipeline.remote import content_hash
+from pipeline.remotenames import Url, media_at
 from pipeline.threads import in_threads
 
 READERS = 4  # files read at a time
@@ -25,7 +26,9 @@ def videos_fact(model: KnownModel, read_all: bool) -> Fact:
         rows = {video.sha256: video for video in read_videos(model.layout.videos)} if model.layout else {}
     except LrcnError as error:
         return top.add(unchecked("media", reason=str(error)))
-    if not media.is_dir():
+    if isinstance(media, Url) and not read_all:
+        return top.add(unchecked(f"{media}", reason="not asked; --videos fetches it"))
+    if not isinstance(media, Url) and not media.is_dir():
         return top.add(unchecked(f"{media}", reason="the folder is not here"))
     there = [rows[video.sha256] for video in model.fold if video.sha256 in rows]
     gone = len(model.fold) - len(there)
@@ -84,19 +87,21 @@ def features_fact(model: KnownModel, read_all: bool) -> Fact:
     return top
 
 
-def media_of(model: KnownModel) -> Path:
+def media_of(model: KnownModel) -> Path | Url:
     """The media folder of the model's data set; raises ConfigError where its card is not here."""
-    return Path(read_dataset(Path("datasets") / model.stated("dataset")).card.media)
+    return media_at(read_dataset(Path("datasets") / model.stated("dataset")).card.media)
 
 
-def _media_fact(media: Path, row: Video, read_all: bool) -> Fact | None:
+def _media_fact(media: Path | Url, row: Video, read_all: bool) -> Fact | None:
     """What is wrong with a file, None when nothing is."""
     path = media / row.video_id
     try:
         if read_all:
             found, expected = content_hash(path), row.sha256
         else:
-            found, expected = f"{path.stat().st_size} bytes", f"{row.size_bytes} bytes"
+            found, expected = f"{Path(path).stat().st_size} bytes", f"{row.size_bytes} bytes"
+    except RejectedVideo as error:  # of an object
+        return broken(str(path), expected=row.sha256, found=str(error), advice=MEDIA_ADVICE)
     except OSError as error:
         return broken(str(path), expected=row.sha256, found=f"no such file ({error.strerror})", advice=MEDIA_ADVICE)
     return None if found == expected else broken(str(path), expected=expected, found=found, advice=MEDIA_ADVICE)

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import get_args
 
 from pipeline.data.tables import Side, read_csv
-from pipeline.errors import DataError, LrcnError
+from pipeline.errors import DataError, LrcnError, RejectedVideo
 from pipeline.explain.facts import MAX_SHOWN, Fact, broken, holds, some_of, unchecked
 from pipeline.explain.model import KnownModel, described_model, find_model
-from pipeline.files import content_hash
 from pipeline.inference.answers import Status
 from pipeline.inference.ledger import LEDGER, UNREADABLE, LedgerReader, file_state
 from pipeline.inference.results import RESULT_COLUMNS, is_sure, result_row, result_scores, text_of
 from pipeline.inference.timesteps import has_timesteps, timesteps_path
+from pipeline.remote import content_hash, size_bytes
+from pipeline.remotenames import is_url
 
 TABLE, LINES, DESCRIPTION = "results.csv", "predictions.jsonl", "model.yaml"
 AGAIN = "the same `lrcn predict` answers again for what changed, and writes the tables anew"
@@ -207,6 +208,8 @@ def _file(results: Results, number: int, row: dict[str, str], model: KnownModel 
         sha256 = content_hash(path)
     except OSError as error:
         return top.add(unchecked("SHA-256", reason=f"the file cannot be read ({error.strerror})"))
+    except RejectedVideo as error:
+        return top.add(unchecked("SHA-256", reason=f"the object cannot be fetched ({error})"))
     return top.add(Fact("SHA-256", sha256), side_fact(sha256, model))
 
 
@@ -225,6 +228,8 @@ def _look(results: Results, path: str) -> Fact:
         return unchecked(path, reason="the ledger has no answer that says how it looked")
     if now.startswith(UNREADABLE):
         reason = now.removeprefix(f"{UNREADABLE}: ")
+        if is_url(path):
+            return unchecked(path, reason=f"the server does not tell: {reason}")
         return broken(path, expected="the file that was answered for", found=reason, advice="put it back, or run from "
                       "the folder that `lrcn predict` was run in")  # fmt: skip
     if origin[1] == now:
@@ -241,10 +246,10 @@ def _sides(chosen: Sequence[tuple[int, dict[str, str]]], model: KnownModel | Non
     found: dict[Side, list[str]] = {"train": [], "val": [], "test": []}
     for _, row in chosen:
         try:
-            if os.stat(row["path"]).st_size not in sizes:  # noqa: PTH116 - a name that is no UTF-8
+            if size_bytes(row["path"]) not in sizes:
                 continue
             side = model.side_of.get(content_hash(row["path"]))
-        except OSError:
+        except (OSError, RejectedVideo):
             continue
         if side is not None:
             found[side].append(row["path"])

@@ -6,13 +6,14 @@ from pathlib import Path
 from pipeline.config import load_experiment
 from pipeline.data.cards import read_dataset
 from pipeline.data.tables import SIDES, Video, read_splits, read_videos
-from pipeline.errors import LrcnError
+from pipeline.errors import LrcnError, RejectedVideo
 from pipeline.explain.facts import Fact, broken, holds, unchecked
 from pipeline.explain.model import described_model
 from pipeline.explain.results import Results, opened, same_file
-from pipeline.files import content_hash
 from pipeline.inference.ledger import file_state
 from pipeline.modelstore import cache_folder
+from pipeline.remote import content_hash, size_bytes
+from pipeline.remotenames import media_at
 from pipeline.stages.layout import Layout
 
 SIDE_NAMES = dict(zip(SIDES, ("training", "validation", "test"), strict=True))
@@ -20,7 +21,10 @@ TRAINED = dict(zip(SIDES, ("trained on it", "chose epoch and temperature with it
 
 
 def video_fact(path: str, results: Sequence[Path]) -> Fact:
-    """Where a file's content stands in tables, models and results; raises OSError when it cannot be read."""
+    """Where a file's content stands in tables, models and results.
+
+    Raises OSError when it cannot be read, and RejectedVideo when an object cannot be fetched.
+    """
     sha256 = content_hash(path)
     top = Fact("video", path).add(Fact("SHA-256", sha256), *places(path, sha256), *_models(sha256))
     return top.add(*(_answers(path, sha256, folder) for folder in results))
@@ -53,11 +57,8 @@ def places(path: str, sha256: str) -> list[Fact]:
 def _replaced(path: str, sha256: str, layout: Layout, table: Path, rows: Sequence[Video]) -> list[Fact]:
     """The row of a table that names this very file with another content."""
     try:
-        media = Path(
-            read_dataset(
-                Path("datasets") / load_experiment(Path("configs") / f"{layout.experiment}.yaml").dataset
-            ).card.media
-        )
+        experiment = load_experiment(Path("configs") / f"{layout.experiment}.yaml")
+        media = media_at(read_dataset(Path("datasets") / experiment.dataset).card.media)
     except LrcnError:
         return []  # without the card it is unknown which file a row names; the content was looked for all the same
     name = Path(path).name
@@ -127,6 +128,6 @@ def _answer(path: str, sha256: str, results: Results, number: int, row: dict[str
 
 def _same_content(other: str, path: str, sha256: str) -> bool:
     try:
-        return Path(other).stat().st_size == Path(path).stat().st_size and content_hash(other) == sha256
-    except OSError:
+        return size_bytes(other) == size_bytes(path) and content_hash(other) == sha256
+    except (OSError, RejectedVideo):
         return False

@@ -10,6 +10,7 @@ from pipeline.inference.answers import Answer
 from pipeline.inference.ending import uninterrupted
 from pipeline.inference.ledger import CHANGED, UNREADABLE, Ledger, file_state
 from pipeline.inference.timesteps import write_timesteps
+from pipeline.prefetch import reading_ahead
 from pipeline.progress import Progress
 from pipeline.video.limits import Limits
 
@@ -40,9 +41,8 @@ class Answering:
             return
         recognizer = self._recognizer or self._load()
         progress = Progress("predict", len(paths))
-        with closing(
-            recognizer.predict_files(paths, progress.add_frames, in_order=False, watch=self._watch)
-        ) as answers:
+        computed = recognizer.predict_files(paths, progress.add_frames, in_order=False, watch=self._watch)
+        with closing(reading_ahead(paths, computed)) as answers:
             for answer in progress.over(answers):
                 if (state := file_state(answer.path)) != states[answer.path]:
                     answer = Answer(answer.path, "failed", state if state.startswith(UNREADABLE) else CHANGED)

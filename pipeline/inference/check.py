@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.inference.inputs import add_decoding_arguments, add_input_arguments, inputs_of, limits_of
+from pipeline.prefetch import reading_ahead
 from pipeline.threads import in_threads
 from pipeline.video.isolation import DecoderPool
 from pipeline.video.verdict import Verdict
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.json:
         print(f"{'status':<9} {'frames':>7} {'size':>11} {'seconds':>8}  codec    path: reason")
     with DecoderPool(limits) as decoders:
-        found = in_threads(decoders.check, inputs.files, num_workers(options.workers))
+        found = reading_ahead(inputs.files, in_threads(decoders.check, inputs.files, num_workers(options.workers)))
         for path in inputs.paths:
             verdict = Verdict.rejected(inputs.reasons[path]) if path in inputs.reasons else next(found)
             counts[verdict.status] = counts.get(verdict.status, 0) + 1

@@ -16,6 +16,7 @@ from pipeline.inference.exports import NO_VIDEO, NOT_UTF8, LeftOut, is_utf8
 from pipeline.inference.results import DIGITS
 from pipeline.inference.resultsettings import AddAnswer, ResultSettings
 from pipeline.inference.subtitles import milliseconds, one_line, remove_others, storable
+from pipeline.remotenames import is_url
 
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
 DATE = "1970-01-01T00:00:00Z"  # the schema wants one; the same answers give the same file on any day
@@ -63,14 +64,16 @@ def eaf(path: str, timeline: Sequence[Segment], folder: Path) -> str:
             f"{{{XSI}}}noNamespaceSchemaLocation": "http://www.mpi.nl/tools/elan/EAFv3.0.xsd",
         },
     )
-    absolute = os.path.abspath(path)  # noqa: PTH100
-    relative = os.path.relpath(absolute, folder)
+    address = f"file://{storable(os.path.abspath(path))}"  # noqa: PTH100
+    relative = os.path.relpath(os.path.abspath(path), folder)  # noqa: PTH100
+    if is_url(path):  # ELAN plays from HTTP; from an object store it takes a copy beside the document
+        address, relative = storable(path), f"./{path.rpartition('/')[2]}"
     header = ET.SubElement(document, "HEADER", {"MEDIA_FILE": "", "TIME_UNITS": "milliseconds"})
     ET.SubElement(
         header,
         "MEDIA_DESCRIPTOR",
         {
-            "MEDIA_URL": f"file://{storable(absolute)}",
+            "MEDIA_URL": address,
             "MIME_TYPE": MIME_TYPES.get(os.path.splitext(path)[1].lower(), "video/*"),  # noqa: PTH122
             "RELATIVE_MEDIA_URL": storable(relative if relative.startswith(".") else f"./{relative}"),
         },

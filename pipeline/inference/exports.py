@@ -18,9 +18,11 @@ from pipeline.inference.answers import Answer, Segment, VideoFacts, output_name
 from pipeline.inference.results import DIGITS
 from pipeline.inference.resultsettings import AddAnswer, ResultSettings
 from pipeline.inference.subtitles import one_line
+from pipeline.remotenames import is_url
 
 NO_VIDEO = "they are ready-made features, not videos"
 NO_RATE = "their frame rate is unknown"
+NOT_LOCAL = "they are at an address, and FiftyOne opens local files alone"
 NOT_UTF8 = "their name is no UTF-8, which this format cannot hold"
 
 
@@ -94,9 +96,10 @@ def writing_label_studio(folder: Path, settings: ResultSettings, left_out: LeftO
                     }
                 )
             lowest = round(min((segment.score for segment in timeline), default=0.0), DIGITS)
-            served = quote(_absolute(answer.path).lstrip("/"))
+            served = f"/data/local-files/?d={quote(_absolute(answer.path).lstrip('/'))}"
+            served = answer.path if is_url(answer.path) else served  # Label Studio reads object stores and HTTP itself
             task = {
-                "data": {"video": f"/data/local-files/?d={served}", "fps": round(fps, DIGITS), "path": answer.path},
+                "data": {"video": served, "fps": round(fps, DIGITS), "path": answer.path},
                 "predictions": [{"model_version": settings.model, "score": lowest, "result": regions}],
             }
             add_item(json.dumps(task))
@@ -130,6 +133,9 @@ def writing_fiftyone(folder: Path, settings: ResultSettings, left_out: LeftOut) 
         def add(answer: Answer, timeline: Sequence[Segment]) -> None:
             known = _playable(answer, "fiftyone", left_out)
             if known is None:
+                return
+            if is_url(answer.path):
+                left_out.add("fiftyone", NOT_LOCAL, answer.path)
                 return
             video, fps = known
             name = json.dumps(output_name(answer.path).replace(".", "_"))

@@ -16,12 +16,15 @@ from pipeline.errors import ConfigError, RejectedVideo
 from pipeline.features.backbones import load_backbone
 from pipeline.features.extract import Extractor
 from pipeline.features.store import FeatureStore
-from pipeline.files import content_hash, write_table
+from pipeline.files import write_table
 from pipeline.inference.answers import status_of
 from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
 from pipeline.inference.ledger import CHANGED, file_state
 from pipeline.inference.shards import inputs_of_shard
+from pipeline.prefetch import reading_ahead
 from pipeline.progress import Progress
+from pipeline.remote import content_hash
+from pipeline.remotenames import is_url, without_secrets
 from pipeline.shards import Shard, add_shard_argument, forget_shards, writing
 from pipeline.threads import in_threads
 from pipeline.video.isolation import DecoderPool
@@ -49,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--crop", type=int, default=224, help="pixels of the square in the middle (default 224)")
     parser.add_argument("--crops", type=int, choices=[1, 10], default=1, help="squares of each frame (default 1)")
     parser.add_argument("--flow", choices=["dis", "farneback"], default="", help="optical flow instead of colour")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the features")
+    parser.add_argument("--out", required=True, type=_folder, metavar="DIR", help="folder for the features")
     add_shard_argument(parser, "writes the table")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add_decoding_arguments(parser)
@@ -89,11 +92,12 @@ def extract_files(
     rows: dict[str, list[object]] = {}
     todo: dict[str, str] = {}
     states: dict[str, str] = {}
-    hashes = in_threads(identify, inputs.files, extractor.workers)
+    hashes = reading_ahead(inputs.files, in_threads(identify, inputs.files, extractor.workers))
     found = dict(zip(inputs.files, Progress("hash", len(inputs.files)).over(hashes), strict=True))
     for path in inputs.paths:
         state, sha256, reason = found.get(path, ("", "", inputs.reasons.get(path, "")))
-        rows[path] = [path, "rejected" if reason else "ok", reason, sha256, 0]
+        status = "failed" if path in found and is_url(path) else "rejected"
+        rows[path] = [path, status if reason else "ok", reason, sha256, 0]
         if sha256 and sha256 not in todo and not store.has(sha256):
             todo[sha256], states[sha256] = path, state
     readers = {sha256: decoders.reader(path) for sha256, path in todo.items()}
@@ -102,7 +106,8 @@ def extract_files(
     )
     failures: dict[str, tuple[str, str]] = {}
     progress = Progress("extract", len(todo))
-    for sha256, result in progress.over(extractor.run(jobs, progress.add_frames)):
+    results = reading_ahead(todo.values(), extractor.run(jobs, progress.add_frames))
+    for sha256, result in progress.over(results):
         reader = readers.pop(sha256)
         if file_state(todo[sha256]) != states[sha256]:
             failures[sha256] = ("failed", CHANGED)
@@ -142,3 +147,11 @@ def identify(path: str) -> tuple[str, str, str]:
         return state, content_hash(path), ""
     except OSError as error:
         return state, "", f"cannot be read: {error.strerror}"
+    except RejectedVideo as error:  # of an address
+        return state, "", str(error)
+
+
+def _folder(text: str) -> Path:
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"{without_secrets(text)}: features are written to a folder; name one")
+    return Path(text)

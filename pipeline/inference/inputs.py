@@ -11,11 +11,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pipeline.discovery import Entry, Identity, printable, walk
 from pipeline.errors import LrcnError
+from pipeline.remote import named as named_address
+from pipeline.remotelisting import NO_OBJECT, matches, walk_remote
+from pipeline.remotenames import is_url
 from pipeline.video.limits import Limits
 
 NOT_THERE = "no such file or folder"
@@ -50,7 +52,8 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
         "paths",
         nargs="*",
         metavar="PATH",
-        help="files, folders, patterns such as 'clips/**/*.mp4'; put -- before names that begin with a dash",
+        help="files, folders, patterns such as 'clips/**/*.mp4', addresses such as s3://bucket/clips/ or "
+        "https://host/a.mp4; put -- before names that begin with a dash",
     )
     parser.add_argument(
         "--from",
@@ -105,7 +108,8 @@ def inputs_of(
     other notes then are not.
     """
     listed = [] if options.list is None else read_list(options.list)
-    inputs = find_inputs(options.paths, listed, out=out, may_come=may_come)
+    exclude = getattr(options, "exclude", "")  # of `predict`, whose results may go to an address
+    inputs = find_inputs(options.paths, listed, out=out, may_come=may_come, exclude=exclude)
     notes = inputs.notes
     if said is not None:
         missing = {note for note in notes if note.endswith(NOT_THERE)}
@@ -135,19 +139,26 @@ def read_list(name: str) -> list[str]:
 
 
 def find_inputs(
-    paths: Sequence[str], listed: Sequence[str] = (), *, out: Path | None = None, may_come: bool = False
+    paths: Sequence[str],
+    listed: Sequence[str] = (),
+    *,
+    out: Path | None = None,
+    may_come: bool = False,
+    exclude: str = "",
 ) -> Inputs:
     """Every file that is named, or lies below a named folder.
 
     A folder stands for every file below it whatever its name: what is no video gets an answer that says so. Hidden
     files and folders (`.git`, `._x.mp4`) are left out unless they are named, as shells do. A file with several names
     (links, hard links too) is answered for once. A path that does not exist is an answer too, but an error when nothing
-    else is named on the command line.
+    else is named on the command line. Addresses are as `walk_remote` describes them; secrets in them are kept aside.
 
     Args:
-        paths: files, folders and patterns, as typed; a pattern is one only when there is no file of that very name.
-        listed: files and folders, from a list.
+        paths: files, folders, patterns and addresses, as typed; a pattern is one only when there is no file of that
+            very name.
+        listed: files, folders and addresses, from a list.
         out: the output folder.
+        exclude: the address of the output folder, where it is one; nothing below it is taken.
         may_come: files may come later and go again: no file at all is no error, nor is a pattern that fits none, and a
             path that does not exist is a note.
 
@@ -156,9 +167,19 @@ def find_inputs(
     """
     if not paths and not listed:
         raise LrcnError("no file is named; name files or folders, or a list of them with --from")
-    named, missing = list(listed), []
+    named, missing = [path for path in listed if not is_url(path)], []
     patterns: list[str] = []
+    collected = _Collected()
+    for with_patterns, given in ((True, paths), (False, listed)):
+        urls = [named_address(path) for path in given if is_url(path)]
+        for entry in walk_remote(urls, with_patterns=with_patterns, exclude=exclude):
+            if entry.reason == NO_OBJECT and with_patterns:
+                missing.append(entry.path)
+            else:
+                collected.add([entry])
     for path in paths:
+        if is_url(path):
+            continue
         if not _is_missing(path):
             named.append(path)
         elif "**" in path.split("/"):
@@ -172,7 +193,6 @@ def find_inputs(
     for path in named:
         if _identity(path) in excluded:
             raise LrcnError(f"{path}: is the output folder as well; choose another --out")
-    collected = _Collected()
     collected.add(walk(named, exclude=excluded))
     for pattern in patterns:
         if not collected.add(_matches_of(pattern, excluded)):
@@ -180,12 +200,13 @@ def find_inputs(
     gone: list[str] = []
     if may_come:
         gone, missing = [path for path in missing if not _is_pattern(path)], []
-    if (gone and not named) or (missing and len(missing) == len(paths) and not listed):
+    if (gone and not named and not collected.paths) or (missing and len(missing) == len(paths) and not listed):
         missing += gone
-        hint = "; addresses are read by `lrcn stream`" if "://" in missing[0] else ""
-        raise LrcnError(f"{missing[0]}: {NOT_THERE}{hint}")
+        hint = "; further kinds of addresses are read by `lrcn stream`" if "://" in missing[0] else ""
+        raise LrcnError(f"{missing[0]}: {NO_OBJECT if is_url(missing[0]) else NOT_THERE + hint}")
     for path in missing:
         reason = "no such file, nor one that fits as a pattern" if _is_pattern(path) else "no such file"
+        reason = NO_OBJECT if is_url(path) else reason
         collected.add([Entry(path, "unusable", reason)])
     if not collected.paths and not may_come:
         named_first = ", ".join([*paths, *listed][:3])
@@ -203,7 +224,7 @@ class _Collected:
         self.reasons: dict[str, str] = {}
         self.hidden: list[str] = []
         self.repeated: list[str] = []
-        self._identities: set[Identity | None] = set()
+        self._identities: set[Identity | str] = set()
 
     def add(self, entries: Iterable[Entry]) -> int:
         """Take them in; returns how many there were that are not hidden."""
@@ -215,8 +236,8 @@ class _Collected:
             elif entry.kind in ("unusable", "closed"):
                 self.reasons[entry.path] = entry.reason
                 self.paths.add(entry.path)
-            elif entry.kind == "file" and entry.identity not in self._identities:
-                self._identities.add(entry.identity)
+            elif entry.kind == "file" and (entry.identity or entry.path) not in self._identities:
+                self._identities.add(entry.identity or entry.path)
                 self.paths.add(entry.path)
             elif entry.path not in self.paths:
                 self.repeated.append(entry.path)
@@ -242,17 +263,8 @@ def _matches_of(pattern: str, excluded: set[Identity]) -> Iterator[Entry]:
         for entry in walk([root], exclude=excluded):
             below = entry.path[len(os.path.join(root, "")) :]
             may_hold_matches = entry.kind == "closed" or (entry.kind == "hidden" and os.path.isdir(entry.path))
-            if may_hold_matches or _matches(below.split("/"), parts[first:]):
+            if may_hold_matches or matches(below.split("/"), parts[first:]):
                 yield entry if head else replace(entry, path=below or root)
-
-
-def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a pattern fits a path or a folder above it, which stands for all that is in it."""
-    if not pattern:
-        return True
-    if pattern[0] == "**":
-        return any(_matches(parts[start:], pattern[1:]) for start in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def _empty_folders(named: Sequence[str], collected: _Collected) -> list[str]:

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline import __version__
-from pipeline.errors import StoreError
+from pipeline import __version__, remote
+from pipeline.errors import RejectedVideo, StoreError
 from pipeline.files import explaining_full_disk, replacing
 from pipeline.inference.answers import Answer
+from pipeline.remotenames import is_url
 
 LEDGER = ".ledger.jsonl"
 CHANGED = "changed while it was read; run again when it is complete"
@@ -21,7 +22,15 @@ SECONDS_BETWEEN_SYNCS = 1.0
 
 
 def file_state(path: str) -> str:
-    """What a file looked like: size, modification and change time. A change time cannot be set back by tools."""
+    """What a file looked like: size, modification and change time. A change time cannot be set back by tools.
+
+    Of an object at an address: size and tag, as the server last stated them (see `pipeline.remote.state`).
+    """
+    if is_url(path):
+        try:
+            return remote.state(path)
+        except RejectedVideo as error:
+            return f"{UNREADABLE}: {error}"
     try:
         status = os.stat(path)  # noqa: PTH116
     except OSError as error:

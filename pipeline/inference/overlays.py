@@ -19,6 +19,7 @@ from pipeline.inference.drawing import Timeline
 from pipeline.inference.ledger import file_state
 from pipeline.inference.overlayworker import DONE
 from pipeline.progress import Progress
+from pipeline.remote import staged
 from pipeline.threads import in_threads
 from pipeline.video.isolation import DecoderPool, absolute
 from pipeline.video.limits import Limits
@@ -111,15 +112,14 @@ def write_overlay(
     """
     timeline = overlay_timeline(answer, threshold, task)
     job = {
-        "path": absolute(source),
         "segments": [asdict(segment) for segment in timeline.segments],
         "end_seconds": timeline.end_seconds,
         "classes": list(timeline.classes),
         "threshold": threshold,
     }
     with replacing(target) as temporary:
-        with pool.child() as child:
-            child.ask(job | {"target": absolute(temporary)})
+        with staged(absolute(source)) as local, pool.child() as child:
+            child.ask(job | {"path": local, "target": absolute(temporary)})
             kind, contents = child.answer()
         values = json.loads(contents)
         if kind != DONE:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
-from urllib.parse import quote_from_bytes
+from urllib.parse import quote, quote_from_bytes
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -17,6 +17,7 @@ from markupsafe import Markup
 from pipeline.files import write_text
 from pipeline.inference.answers import Answer, Status, output_name
 from pipeline.inference.results import DIGITS, RESULT_COLUMNS, is_sure
+from pipeline.remotenames import is_url
 
 HERE = Path(__file__).parent
 PAGE = "report.html"
@@ -26,6 +27,7 @@ FIELDS = (
     "path", "name", "url", "outputs", "status", "reason", "label", "score", "runner_up", "runner_up_score", "frames",
     "seconds", "confidence", "sure", "scores", "segments", "video",
 )  # fmt: skip
+WEB = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(?=/)")
 OUTPUTS = (
     ("thumbnails", "jpg"), ("overlays", "mp4"), ("subtitles", "vtt"), ("subtitles", "srt"), ("frames", "parquet"),
 )  # fmt: skip
@@ -81,7 +83,7 @@ def write_page(
     for answer in answers:  # of several thousand only what the page shows is kept
         row = _row(answer, present, index, threshold=threshold, task=task)
         ranked.append((_badness(answer, threshold, task), row))
-        if _is_playable(answer):
+        if not is_url(answer.path) and _is_playable(answer):
             playable.append(row)
         if answer.is_answered:
             labels.update({part.label for part in answer.segments if task == "frame"} | {answer.label})
@@ -89,6 +91,7 @@ def write_page(
     root = _common_folder([row["path"] for row in playable])
     for row in playable:
         row["url"] = relative_url(row["path"], root)
+    origins = {origin for row in rows if (origin := _linked(row))}
     data = {
         "task": task,
         "classes": list(classes),
@@ -121,8 +124,10 @@ def write_page(
             model=_visible(model),
             beside=[name for name in BESIDE if (folder / name).exists()],
             script=Markup(script),
-            # Nothing but this very script runs, whatever a file is called, and nothing is asked of a network.
+            # Nothing but this very script runs, whatever a file is called, and nothing is asked of a network except the
+            # videos that were read from there.
             script_hash=base64.b64encode(hashlib.sha256(f"\n{script}\n".encode()).digest()).decode(),
+            origins=sorted(origins),
             data=Markup(script_json(data)),
         ),
     )
@@ -205,6 +210,15 @@ def _rounded(value: float | None) -> float | None:
 def _is_playable(answer: Answer) -> bool:
     """Whether a browser may show the file: it was decoded, or is one of which only the answer failed."""
     return answer.video is not None or (not answer.is_answered and os.path.isfile(answer.path))  # noqa: PTH113
+
+
+def _linked(row: dict[str, Any]) -> str:
+    """Let a file that was read by HTTP be played from there; its server, or "" for any other file."""
+    found = WEB.match(row["path"])
+    if found is None or row["video"] is None:
+        return ""
+    row["url"] = quote(row["path"], safe="%/:=&?~+!$,;'@()*[]")
+    return found[0]
 
 
 def _common_folder(paths: Sequence[str]) -> str:

@@ -44,6 +44,8 @@ function hideDetail() {
 }
 
 const canPlayOriginal = row => Boolean(row.url) && row.status !== "rejected";
+// A path has no bare colon: it is percent-encoded.
+const placesOf = row => /^https?:/.test(row.url) ? [row.url] : data.roots.map(root => root + row.url);
 function stopVideo() {
   video.pause();
   video.removeAttribute("src");
@@ -54,11 +56,13 @@ function chooseVersion(version) {
   get("versions").hidden = !(overlay && original);
   for (const button of get("versions").children) button.setAttribute("aria-pressed", String(button.dataset.version === version));
   get("player").hidden = !(overlay || original);
-  note(overlay || original || open.label === null ? "" : "There is no video to this answer: it was made from features.");
+  note(overlay || original || open.label === null ? "" : open.video
+    ? "The file is in an object store, which browsers do not play from. lrcn predict with --overlay writes a version here."
+    : "There is no video to this answer: it was made from features.");
   video.removeAttribute("poster");
   video.style.aspectRatio = open.video ? `${open.video[0]} / ${open.video[1]}` : "4 / 3";
   if (open.has("thumbnails", "jpg")) video.poster = `thumbnails/${open.name}.jpg`;
-  addresses = version === "overlay" ? [`overlays/${open.name}.mp4`] : original ? data.roots.map(root => root + open.url) : [];
+  addresses = version === "overlay" ? [`overlays/${open.name}.mp4`] : original ? placesOf(open) : [];
   if (addresses.length) video.src = addresses.shift();
   else stopVideo();
 }
@@ -164,7 +168,7 @@ function fillFacts(row) {
   list.replaceChildren();
   for (const [name, value] of facts) list.append(make("dt", "", name), make("dd", "", value));
   const links = make("dd");
-  if (row.url) links.append(link(data.roots[0] + row.url, "the file"));
+  if (row.url) links.append(link(placesOf(row)[0], "the file"));
   for (const [folder, ending] of data.outputs) {
     if (folder !== "thumbnails" && row.has(folder, ending)) links.append(link(`${folder}/${row.name}.${ending}`, `${folder} (${ending})`));
   }

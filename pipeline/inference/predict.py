@@ -27,6 +27,7 @@ from pipeline.inference.inputs import (
     limits_of,
 )
 from pipeline.inference.ledger import Ledger, LedgerAnswers, file_state, model_identity
+from pipeline.inference.mirror import mirrored
 from pipeline.inference.page import write_page
 from pipeline.inference.precision import add_precision_argument, tell_if_never_sure
 from pipeline.inference.resultfolder import Timelines, timeline_of, write_results
@@ -36,6 +37,7 @@ from pipeline.inference.timesteps import has_timesteps
 from pipeline.inference.watching import WATCH_SECONDS, Looks
 from pipeline.models.modelspec import read_spec
 from pipeline.modelstore import model_folder
+from pipeline.remotenames import Url, media_at
 from pipeline.shards import add_shard_argument, writing
 from pipeline.threads import SIGNAL_SECONDS
 
@@ -48,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="lrcn predict", description=__doc__, allow_abbrev=False)
     add_input_arguments(parser)
     parser.add_argument("--model", required=True, help="a model folder, models:/NAME@ALIAS, runs:/RUN_ID/model")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--out", required=True, type=media_at, metavar="DIR", help="folder for the results, or s3://bucket/folder"
+    )
     add_precision_argument(parser)
     add_result_arguments(parser)
     work = parser.add_mutually_exclusive_group()
@@ -69,12 +73,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise LrcnError("--from - and --watch: standard input comes once; name a folder to watch, or a list in a file")
     if options.shard and (options.overlay or options.export):
         raise LrcnError("--shard writes no overlays and no exports: name them in the call without --shard that gathers")
+    options.place, options.exclude = options.out, ""
     with ending_soon("predict"):
+        if isinstance(options.place, Url):
+            part = f"{options.shard.number}/{options.shard.count}" if options.shard else ""
+            with mirrored(options.place, part) as options.out:
+                options.exclude = options.place
+                return predict(options)
         return predict(options)
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Bring a folder of results up to date; returns the exit code."""
+    """Bring a folder of results up to date; returns the exit code.
+
+    options.place: what the folder is called to the user; options.exclude: its address, where it has one.
+    """
     limits = limits_of(options)
     inputs = inputs_of(options, "predict", out=options.out, may_come=options.watch is not None)
     model = model_folder(options.model)
@@ -101,7 +114,7 @@ def predict(options: argparse.Namespace) -> int:
             return predict_shard(options, inputs_of_shard(inputs, options.shard), ledger, answering)
         if options.watch is not None:
             watch(options, inputs, ledger, answering, write)
-        return predict_once(options.out, inputs, ledger, answering, write)
+        return predict_once(options, inputs, ledger, answering, write)
 
 
 def write_folder(options: argparse.Namespace, settings: ResultSettings, answers: LedgerAnswers) -> None:
@@ -143,9 +156,14 @@ def is_done(out: Path, ledger: Ledger, path: str, state: str) -> bool:
 
 
 def predict_once(
-    out: Path, inputs: Inputs, ledger: Ledger, answering: Answering, write: Callable[[LedgerAnswers], None]
+    options: argparse.Namespace,
+    inputs: Inputs,
+    ledger: Ledger,
+    answering: Answering,
+    write: Callable[[LedgerAnswers], None],
 ) -> int:
     """Answer for what has no answer yet, write the tables, say what became of all; returns the exit code."""
+    out = options.out
     states = {path: file_state(path) for path in inputs.files}
     taken = set(take_over(out, ledger, states))
     just_failed = {path for path in taken if ledger.last_status(path) == "failed"}
@@ -153,7 +171,7 @@ def predict_once(
     answering.run(todo, states)
     write(LedgerAnswers(ledger, inputs.paths, inputs.reasons))
     shards = f", {len(taken)} answer(s) taken from shards" if taken else ""
-    return say(ledger, inputs, f"{len(todo)} looked at now{shards}", f"see {out / 'results.csv'}")
+    return say(ledger, inputs, f"{len(todo)} looked at now{shards}", f"see {options.place / 'results.csv'}")
 
 
 def predict_shard(options: argparse.Namespace, inputs: Inputs, ledger: Ledger, answering: Answering) -> int:
@@ -193,7 +211,7 @@ def watch(
         if rows != written or num_looked_at:
             write(LedgerAnswers(ledger, shown.paths, shown.reasons))
             written = rows
-            say(ledger, shown, f"{num_looked_at} looked at now", f"see {options.out / 'results.csv'}", said)
+            say(ledger, shown, f"{num_looked_at} looked at now", f"see {options.place / 'results.csv'}", said)
 
     print(f"predict: watching, a look every {options.watch:g} s; Ctrl-C ends it", file=sys.stderr, flush=True)
     while True:

@@ -19,6 +19,8 @@ from pipeline.inference.live import LiveAnswer, LiveInput, follow
 from pipeline.inference.segments import segments_of, timesteps_of_windows
 from pipeline.models.modelfolder import Model, load_model
 from pipeline.modelstore import model_folder
+from pipeline.remote import named, staged
+from pipeline.remotenames import is_url
 from pipeline.video.isolation import DecoderPool, IsolatedReader
 from pipeline.video.limits import Limits
 from pipeline.video.reader import Frame
@@ -80,8 +82,13 @@ class Recognizer:
         return cls(load_model(folder, str(devices[0])), folder, workers, limits, devices)
 
     def predict(self, path: str | Path) -> Answer:
-        """The answer for one file. A file that cannot be used is an answer with a reason, never an exception."""
-        return next(self.predict_files([str(path)]))
+        """The answer for one file. A file that cannot be used is an answer with a reason, never an exception.
+
+        path: or an address such as s3://bucket/a.mp4, whose object is fetched into the cache first. Raises LrcnError
+        for an address of which the package is missing.
+        """
+        path = str(path)
+        return next(self.predict_files([named(path) if is_url(path) else path]))
 
     def predict_files(
         self,
@@ -100,7 +107,8 @@ class Recognizer:
         if self._extractor is None:
             for path in paths:
                 try:
-                    features = read_given(Path(path), self._backbone, view.fps, self._limits.memory_bytes)
+                    with staged(path) as local:
+                        features = read_given(Path(local), self._backbone, view.fps, self._limits.memory_bytes)
                     yield self.answer(path, features, None)
                 except Exception as error:  # noqa: BLE001 - one file's failure is its answer, the others go on
                     yield Answer(path, status_of(error), reason_of(error))

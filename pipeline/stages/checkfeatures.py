@@ -13,6 +13,7 @@ from pipeline.discovery import printable
 from pipeline.errors import DataError, RejectedVideo
 from pipeline.files import CONTENTS, content_hash, write_table, write_text
 from pipeline.progress import Progress
+from pipeline.remotenames import Url
 from pipeline.stages.layout import StageOptions, dataset_of, media_folder
 from pipeline.threads import in_threads
 
@@ -59,7 +60,10 @@ def fault(options: StageOptions, dataset: Dataset, video: Video) -> str:
 
 def checked_values(options: StageOptions, dataset: Dataset, video: Video) -> NDArray[np.float32]:
     """The numbers of a file, (T, D) with the T and D of the table; raises RejectedVideo or OSError."""
-    path = media_folder(options, dataset) / video.video_id
+    media = media_folder(options, dataset)
+    if isinstance(media, Url):
+        raise DataError(f"{media}: ready-made features are read from a folder; copy them, and name their folder")
+    path = media / video.video_id
     if content_hash(path) != video.sha256:
         raise RejectedVideo(CHANGED)
     column = dataset.card.labels.frames.column if dataset.card.labels.frames else None

@@ -9,8 +9,11 @@ from pipeline.data.tables import CHANGED, read_segments, read_videos
 from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.errors import DataError, RejectedVideo
-from pipeline.files import content_hash, sweep, write_contents, write_table
+from pipeline.files import sweep, write_contents, write_table
+from pipeline.prefetch import fetching_ahead
 from pipeline.progress import Progress
+from pipeline.remote import content_hash
+from pipeline.remotenames import Url
 from pipeline.shards import forget_shards, writing
 from pipeline.stages.checkfeatures import check_all
 from pipeline.stages.layout import WAIT_SECONDS, StageOptions, dataset_of, media_folder, stage_options, videos_of_shard
@@ -46,7 +49,7 @@ def decode_all(options: StageOptions) -> None:
     paths = {video.sha256: media / video.video_id for video in videos}  # equal files are decoded once
     missing = [sha256 for sha256 in paths if not store.has(sha256) or store.verdict(sha256).is_transient]
     workers = num_workers(options.runtime.workers)
-    with DecoderPool(options.runtime.limits) as decoders:
+    with DecoderPool(options.runtime.limits) as decoders, fetching_ahead(str(paths[sha256]) for sha256 in missing):
         progress = Progress("decode", len(missing))
 
         def decode(sha256: str) -> None:
@@ -105,7 +108,7 @@ def check_segments(options: StageOptions, verdicts: Mapping[str, Verdict]) -> No
 
 
 def decode_video(
-    decoders: DecoderPool, store: FrameStore, sha256: str, path: Path, view: View, progress: Progress
+    decoders: DecoderPool, store: FrameStore, sha256: str, path: Path | Url, view: View, progress: Progress
 ) -> None:
     """Put one video into the store; one without a usable frame is stored as its reason."""
     try:
@@ -115,6 +118,8 @@ def decode_video(
     except OSError as error:
         store.write_rejected(sha256, Verdict.rejected(f"cannot be read: {error.strerror}", is_transient=True))
         return
+    except RejectedVideo as error:  # of an object, which `index` could fetch
+        raise DataError(f"{path}: {error}; run again when it can be fetched: what is decoded is kept") from None
     reader = decoders.reader(path)
     try:
         frames = progress.counting(reader.frames(view.fps, view.short_side))

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline.cache import use_cache_gb
 from pipeline.config import Experiment, Runtime, Stream, StreamSettings, Task, load_experiment, load_runtime
 from pipeline.data.cards import Dataset, read_dataset
 from pipeline.data.tables import Video, usable_videos
 from pipeline.errors import ConfigError
 from pipeline.files import locked
+from pipeline.remote import named
+from pipeline.remotenames import Url, media_at
 from pipeline.shards import Shard, add_shard_argument
 
 Scored = Stream | Literal["fused"]
@@ -145,7 +148,7 @@ class StageOptions:
     stream: Stream
     fold: int
     seed: int
-    media: Path | None
+    media: Path | Url | None
     allow_leak: bool = False
     premium: bool = False
     shard: Shard | None = None
@@ -212,13 +215,15 @@ def videos_of_shard(options: StageOptions) -> list[Video]:
     return [video for video in videos if video.sha256 in part]
 
 
-def media_folder(options: StageOptions, dataset: Dataset) -> Path:
-    """Where the media are: as given by hand, else as the card says.
+def media_folder(options: StageOptions, dataset: Dataset) -> Path | Url:
+    """Where the media are: as given by hand, else as the card says; a folder, or one of an object store.
 
     `dvc exp run --temp` and `--queue` run stages in a copy of the repository that lacks what git ignores: then the
     media are those of the repository itself.
     """
-    media = options.media or Path(dataset.card.media)
+    media = options.media or media_at(dataset.card.media)
+    if isinstance(media, Url):
+        return Url(named(media))
     root = os.environ.get("DVC_ROOT")
     return Path(root) / media if root and not media.exists() else media
 
@@ -252,7 +257,7 @@ def stage_options(
     if seed:
         parser.add_argument("--seed", type=int, help="of the training (default: the experiment's first)")
     if media:
-        parser.add_argument("--media", type=Path, help="media folder, when it is not the one the card names")
+        parser.add_argument("--media", type=media_at, help="media folder, when it is not the one the card names")
     if allow_leak:
         parser.add_argument(
             "--allow-leak", action="store_true", help="go on with a split that leaks; every score says so"
@@ -279,10 +284,12 @@ def stage_options(
             f"--shard {options.shard}: {options.config} has ready-made features, which nobody shares out; "
             "run the stage without it"
         )
+    runtime = load_runtime(options.runtime)
+    use_cache_gb(runtime.cache_gb)
     return StageOptions(
         name=options.config.stem,
         experiment=experiment,
-        runtime=load_runtime(options.runtime),
+        runtime=runtime,
         layout=Layout(options.config.stem),
         task=getattr(options, "task", "clip"),
         stream=getattr(options, "stream", "rgb"),

@@ -14,11 +14,15 @@ from typing import Any
 import yaml
 
 from pipeline.config import Experiment, load_experiment, read_yaml
+from pipeline.data.cards import read_dataset
+from pipeline.data.scan import list_media
 from pipeline.errors import ConfigError
-from pipeline.files import write_text
+from pipeline.files import write_table, write_text
+from pipeline.remotenames import Url, media_at
 from pipeline.stages.layout import representation, training_name
 
 EXPERIMENTS, STAGES = Path("configs/experiments.yaml"), Path("dvc.yaml")
+OBJECT_COLUMNS = ("path", "state")
 HEADER = "# Written by `lrcn select {names}`: what `dvc repro` builds, a row for each run of a stage.\n"
 
 
@@ -109,12 +113,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_parameters(
         read_yaml(STAGES)["stages"], experiments, {name: read_yaml(file) for name, file in files.items()}
     )
+    for dataset in sorted({experiment.dataset for experiment in experiments.values()}):
+        list_objects(dataset)
     rows = stage_rows(experiments)
     text = HEADER.format(names=" ".join(names)) + yaml.safe_dump(
         rows, sort_keys=False, default_flow_style=None, width=200
     )
     write_text(EXPERIMENTS, text)
     print(f"{EXPERIMENTS}: {len(rows['trainings'])} training(s) of {', '.join(names)}; `dvc repro` builds them")
+
+
+def list_objects(dataset: str) -> None:
+    """Of a data set whose media are in an object store, write what is there: DVC looks at this table instead."""
+    folder = Path("datasets") / dataset
+    if not (folder / "card.yaml").is_file():
+        return  # the stage `index` says so
+    media = media_at(read_dataset(folder).card.media)
+    if isinstance(media, Url):
+        table = Path("media") / dataset / "objects.csv"
+        files = list_media(media)
+        write_table(table, OBJECT_COLUMNS, [[file.video_id, *file.state] for file in files])
+        print(f"{table}: {len(files)} objects in {media}; run this again when they change")
 
 
 def _filled(text: str, row: Mapping[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 A child process reads one file at a time, in one thread, and is used for file after file. It is killed, and replaced
 when the next file comes, when a file exceeds its limits or is given up half-way. Jobs and answers go through pipes,
-frames through shared memory, of which each child has its own: a child that dies takes nothing along.
+frames through shared memory, of which each child has its own: a child that dies takes nothing along. A path may be an
+address: the thread that reads it fetches the object first, and the child sees a local file.
 """
 
 import json
@@ -21,6 +22,8 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.errors import RejectedVideo, VideoError
+from pipeline.remote import staged
+from pipeline.remotenames import is_url
 from pipeline.video.header import VideoHeader
 from pipeline.video.limits import Limits
 from pipeline.video.reader import Frame, Shown, check_grid
@@ -58,8 +61,8 @@ class DecoderPool:
     def check(self, path: str | os.PathLike[str]) -> Verdict:
         """The same as check_file(path). Raises nothing for bad files."""
         try:
-            with self.child() as child:
-                child.ask({"task": "check", "path": absolute(path)})
+            with staged(absolute(path)) as local, self.child() as child:
+                child.ask({"task": "check", "path": local})
                 kind, payload = child.answer()
         except RejectedVideo as error:
             return Verdict.rejected(str(error), error.is_transient)
@@ -68,8 +71,8 @@ class DecoderPool:
 
     def header(self, path: str | os.PathLike[str]) -> VideoHeader:
         """The same as read_header(path). Raises RejectedVideo."""
-        with self.child() as child:
-            child.ask({"task": "header", "path": absolute(path)})
+        with staged(absolute(path)) as local, self.child() as child:
+            child.ask({"task": "header", "path": local})
             kind, payload = child.answer()
         if kind == HEADER:
             return VideoHeader(**json.loads(payload))
@@ -174,8 +177,8 @@ class IsolatedReader:
     def _frames(self, fps: float, short_side: int) -> Iterator[Frame]:
         self._verdict = None
         try:
-            with self._pool.child() as child:
-                child.ask({"task": "frames", "path": self._path, "fps": fps, "short_side": short_side})
+            with staged(self._path) as local, self._pool.child() as child:
+                child.ask({"task": "frames", "path": local, "fps": fps, "short_side": short_side})
                 while (answer := child.picture_or_answer())[0] == PICTURE:
                     shown: Shown = answer[1]
                     for step in shown.steps:
@@ -330,7 +333,9 @@ class _Child:
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """The path from the root, links left as they are."""
+    """The path from the root, links left as they are; an address as it is."""
+    if is_url(path):
+        return str(path)
     return os.path.abspath(path)  # noqa: PTH100 - Path.resolve would follow links, and so change the name
 
 

@@ -19,11 +19,11 @@ def names() -> list[str]:
         return [row["video_id"] for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("moment", ["content_hash", "write_index"])
+@pytest.mark.parametrize("moment", ["size_and_hash", "write_index"])
 def test_a_video_that_comes_while_index_runs_is_in_its_tables(toy, monkeypatch, moment):
     """At the first file that is hashed, or when the tables are just written."""
     monkeypatch.setattr(scan, "SECONDS_BETWEEN_LISTINGS", 0.0)
-    module = {"content_hash": scan, "write_index": index}[moment]
+    module = {"size_and_hash": scan, "write_index": index}[moment]
     original, late = getattr(module, moment), Path("media/toy/right/late.mp4")
 
     def and_a_video_comes(*arguments):
