@@ -64,6 +64,9 @@ ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "GIT_CONFIG_COUNT": "1",  # who promotes
+    "GIT_CONFIG_KEY_0": "user.name",
+    "GIT_CONFIG_VALUE_0": "reviewer",
 }
 
 
@@ -87,10 +90,10 @@ def scroll_to(selector: str) -> str:
     return f"document.querySelector({selector!r}).scrollIntoView({{behavior: 'instant'}})"
 
 
-def picture(name: str, page: Path | str, *scripts: str, height: int = 900) -> None:
-    """Write `docs/images/NAME.png`: a page after these scripts, 1280 wide, at most 200 KB in a palette of its own."""
+def picture(name: str, page: Path | str, *scripts: str, width: int = 1280, height: int = 900) -> None:
+    """Write `docs/images/NAME.png`: a page after these scripts, at most 200 KB in a palette of its own."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        seen = look_at(page, Path(profile), height=height, scripts=scripts, shoot=True)
+        seen = look_at(page, Path(profile), width=width, height=height, scripts=scripts, shoot=True)
     image = Image.open(io.BytesIO(seen.png)).convert("RGB")
     for colours in (256, 128, 64):
         data = io.BytesIO()
@@ -225,12 +228,14 @@ def mlflow_pages(runs: Path) -> None:
             address, experiment, "trainings", f"tags.`mlflow.parentRunId` = '{best['info']['run_id']}'", []
         )
         ready = until("document.querySelectorAll('[role=row]').length > 2")
-        picture("mlflow-settings", f"{runs_page}&viewStateShareKey={by_setting}", ready, *TIDY, height=620)
+        picture("mlflow-settings", f"{runs_page}&viewStateShareKey={by_setting}", ready, *TIDY, width=1480, height=620)
         unfold = (  # the plus before the name, which has no name of its own
             f"{CLICK}0.13 [row-id='{best['info']['run_id']}'] [aria-colindex='2']",
             until("document.querySelectorAll('[role=row][row-id]').length > 8"),
         )
-        picture("mlflow-trainings", f"{runs_page}&viewStateShareKey=scores", ready, *TIDY, *unfold, height=900)
+        picture(
+            "mlflow-trainings", f"{runs_page}&viewStateShareKey=scores", ready, *TIDY, *unfold, width=1560, height=900
+        )
         picture(
             "mlflow-chart",
             f"{runs_page}&compareRunsMode=CHART&viewStateShareKey={trainings}",
