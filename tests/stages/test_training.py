@@ -94,6 +94,7 @@ def test_two_processes_train_what_one_does(toy):
         assert float(found["val_loss"]) == pytest.approx(float(one["val_loss"]), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_how_far_the_gradients_reach_is_written(built_toy):
     with (built_toy / FOLDER / "gradients.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
