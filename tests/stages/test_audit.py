@@ -127,11 +127,15 @@ def test_an_allowed_leak_is_stamped_on_every_score(toy, capsys):
 
 def test_the_table_of_inputs_changes_with_each_of_them(toy):
     def inputs() -> dict[str, str]:
-        write_inputs(layout, read_dataset(Path("datasets/toy")))
+        write_inputs(layout, dataset)
         with layout.inputs.open(newline="") as file:
             return {row["path"]: row["sha256"] for row in csv.DictReader(file)}
 
-    layout, audited = Layout("toy"), (ARTIFACTS / "inputs.csv").read_bytes()
+    dataset, layout, audited = (
+        read_dataset(Path("datasets/toy")),
+        Layout("toy"),
+        (ARTIFACTS / "inputs.csv").read_bytes(),
+    )
     tables = [f"artifacts/toy/{name}.csv" for name in ("videos", "segments", "splits", "decoded", "frames")]
     before = inputs()
     assert layout.inputs.read_bytes() == audited

@@ -138,23 +138,6 @@ def test_the_entry_of_the_lock_is_the_one_that_the_run_was_given(tracked, capsys
     assert any(line.startswith(f"dvc.lock.sha256  DOES NOT HOLD: expected {own}, found ") for line in lines)
 
 
-def test_the_model_of_the_lock_is_told_from_another_of_its_name(tracked, capsys, tmp_path):
-    training = Path("artifacts/toy/trainings/clip-rgb-fold1-seed0")
-    md5 = folder_md5(folder_listing(training))
-    entry = {"cmd": "lrcn train", "outs": [{"path": training.as_posix(), "hash": "md5", "md5": md5}]}
-    Path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"train@toy": entry}}))
-    copy = shutil.copytree(training / "model", tmp_path / "copy")
-    for folder in (training, copy):
-        assert f"this model is train@toy's: {md5}  holds" in explained(capsys, folder)[1]
-    classes = copy / "fold.csv"
-    classes.write_bytes(classes.read_bytes() + b"\n")
-    code, lines = explained(capsys, copy)
-    (line,) = [line for line in lines if line.startswith("this model is train@toy's  DOES NOT HOLD: expected ")]
-    assert code == 1
-    assert f"expected {md5}, found " in line
-    assert f"`dvc checkout {training}` has the model of dvc.lock back" in line
-
-
 def test_a_run_while_mlflow_is_away(tracked, capsys, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     code, lines = explained(capsys, tracked.run[:6])
