@@ -117,6 +117,8 @@ def _entry(model: KnownModel, lock: DvcLock, name: str, path: Path) -> Fact:
     if model.folder is None:
         return unchecked(what, reason="the model folder is nowhere")
     listing = cached_listing(expected) or folder_listing(training)
+    if not listing:
+        return unchecked(what, reason=f"{training} is not here, nor its listing in DVC's cache")
     inside = f"{path.relative_to(training).as_posix()}/"
     others = [item for item in listing if not item["relpath"].startswith(inside)]
     found = folder_md5([*others, *folder_listing(model.folder, inside)])

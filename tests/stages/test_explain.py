@@ -282,6 +282,17 @@ def test_a_copy_of_a_model_elsewhere_is_the_same_model(explain, here, tmp_path, 
     code, facts = explain(tmp_path / "elsewhere/model")
     assert (code, wrong(facts)) == (0, {})
     assert values(facts, str(MODEL)) == [content_hash(MODEL / "model.yaml")]
+    this = f"this model is train@toy-{NAME}'s"
+    md5 = folder_md5(folder_listing(TRAINING))
+    assert values(facts, this) == [md5]
+    shutil.copytree(MODEL, tmp_path / "other")
+    flip(tmp_path / "other/fold.csv")
+    other = wrong(explain(tmp_path / "other")[1])[this]
+    assert other["expected"] == md5
+    assert f"`dvc checkout {TRAINING}` has the model of dvc.lock back" in other["note"]
+    TRAINING.rename("gone")
+    (fact,) = [fact for fact in explain(tmp_path / "other")[1] if fact["name"] == this]
+    assert fact["note"] == f"{TRAINING} is not here, nor its listing in DVC's cache"
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     code, facts = explain(tmp_path / "elsewhere/model")
