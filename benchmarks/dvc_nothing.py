@@ -69,12 +69,14 @@ def make_repository(root: Path, names: list[str], folds: int) -> None:
 
 
 def write_outputs(root: Path) -> list[Path]:
-    """A stand-in for each output of each stage; a folder where a name has no suffix."""
+    """A stand-in for each output of each stage; a folder where a name has no suffix, with what is read in it."""
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
         outs = [Path(out.fs_path) for stage in repo.index.stages for out in stage.outs]
-    for out in outs:
+        deps = {Path(dep.fs_path) for stage in repo.index.stages for dep in stage.deps}
+    inside = [dep for dep in deps if dep.suffix and not dep.exists() and dep not in outs]
+    for out in [*outs, *inside]:
         file = out if out.suffix else out / "file"
         file.parent.mkdir(parents=True, exist_ok=True)
         text = out.relative_to(root).as_posix()

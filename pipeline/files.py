@@ -24,6 +24,7 @@ OWN_NAME = re.compile(r"\..*\.[0-9a-f]{32}\.tmp", re.DOTALL)  # of temporary fil
 LOCK_NAME = ".lock"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, quota used up, above the largest file allowed
 CONTENTS = ("sha256", "checksum")  # columns of the table of a store
+HASHES = ("path", "sha256")  # columns of a table that stands for files, so that DVC need not look at each of them
 NEARLY_FULL_BYTES = 2**20
 RETRY_SECONDS = 0.05
 FOREIGN_SECONDS = 24 * 3600.0  # without a change; then another machine's temporary file counts as left by a dead writer
@@ -198,6 +199,11 @@ class Checked(Protocol):
 def write_contents(path: Path, store: Checked, entries: Iterable[str]) -> None:
     """Write what is in a store, a row per entry in order of their names: equal tables, equal contents."""
     write_table(path, CONTENTS, [[sha256, store.checksum(sha256)] for sha256 in sorted(entries)])
+
+
+def write_hashes(path: Path, files: Iterable[Path]) -> None:
+    """Write a table of files with their hashes, in the order they come."""
+    write_table(path, HASHES, [[file.as_posix(), content_hash(file)] for file in files])
 
 
 def write_text(path: Path, text: str) -> None:

@@ -63,7 +63,7 @@ def add_checks(root: Path) -> None:
     own = json.loads((root / "metrics.json").read_text())["clip"]["rgb"]["seeds"]["0"]["top1"]
     grouped = {**PREMIUM["clip"]["grouped"], "score": own}
     write(root / "evaluations/premium.json", {"clip": {**PREMIUM["clip"], "grouped": grouped}})
-    probe = root / "evaluations/clip-rgb-fold1-seed0/probe"
+    probe = root / "evaluations/probes/clip-rgb-fold1-seed0"
     write(probe / "probe.json", PROBE)
     cv2.imwrite(str(probe / "contact_sheet.jpg"), np.full((90, 1600, 3), 200, np.uint8))
     for path in (root / "evaluations").glob("*/metrics.json"):

@@ -14,8 +14,7 @@ from pipeline.config import read_yaml
 from pipeline.data.tables import read_csv
 from pipeline.errors import ConfigError, DataError
 from pipeline.explain.facts import MAX_SHOWN, Fact, broken, compared, holds, some_of, unchecked
-from pipeline.files import content_hash
-from pipeline.stages.code import CODE_COLUMNS
+from pipeline.files import HASHES, content_hash
 from pipeline.stages.code import TABLES as CODE
 
 LOCK = Path("dvc.lock")
@@ -35,6 +34,7 @@ class DvcLock:
     read_videos: bool = False
     _md5s: dict[str, str] = field(default_factory=dict)
     _said: list[Fact] = field(default_factory=list)
+    _writers: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, read_videos: bool = False) -> "DvcLock":
@@ -51,26 +51,34 @@ class DvcLock:
         return cls(stages, read_videos)
 
     def stage_of(self, path: Path) -> str | None:
-        """The stage that writes a path."""
-        for name, stage in self.stages.items():
-            if any(entry["path"] == path.as_posix() for entry in _entries(stage, "outs")):
-                return str(name)
-        return None
+        """The stage that writes a path, or a folder that it lies in."""
+        return self._writer(path.as_posix())
+
+    def out(self, name: str, path: Path) -> dict[str, Any]:
+        """The stage's output that a path is, or lies in."""
+        return next(entry for entry in _entries(self.stages[name], "outs") if _lies_in(path.as_posix(), entry["path"]))
 
     def upstream(self, name: str) -> list[str]:
         """The stages that made what a stage reads, and so on, the nearest first.
 
         Without the stage `code`, which looks at all code: that of a stage is compared by the table `code` wrote of it.
         """
-        writers = {entry["path"]: other for other, stage in self.stages.items() for entry in _entries(stage, "outs")}
         found, todo = [name], [name]
         while todo:
             for entry in _entries(self.stages[todo.pop(0)], "deps"):
-                writer = None if _is_code(entry["path"]) else writers.get(entry["path"])
+                writer = None if _is_code(entry["path"]) else self._writer(entry["path"])
                 if writer is not None and writer not in found:
                     found.append(writer)
                     todo.append(writer)
         return found[1:]
+
+    def _writer(self, path: str) -> str | None:
+        if not self._writers:
+            outs = {name: _entries(stage, "outs") for name, stage in self.stages.items()}
+            self._writers = {entry["path"]: str(name) for name, entries in outs.items() for entry in entries}
+        while path not in self._writers and "/" in path:
+            path = path.rpartition("/")[0]
+        return self._writers.get(path)
 
     def facts(self, name: str) -> Fact:
         """What a stage read and wrote, each file compared with what is there now."""
@@ -136,6 +144,11 @@ def files_below(folder: Path) -> Iterator[str]:
                 yield os.path.relpath(os.path.join(where, name), folder)  # noqa: PTH118 - keeps the name's bytes
 
 
+def folder_listing(folder: Path, prefix: str = "") -> list[dict[str, str]]:
+    """The `md5` and `relpath` of each file below a folder, as DVC lists them; nothing where it is not there."""
+    return [{"md5": file_md5(folder / name), "relpath": f"{prefix}{name}"} for name in sorted(files_below(folder))]
+
+
 def folder_md5(listing: list[dict[str, str]]) -> str:
     """DVC's hash of a folder: the MD5 of its listing (`md5` and `relpath` of each file, by `relpath`), and `.dir`."""
     text = json.dumps(sorted(listing, key=lambda item: item["relpath"]), sort_keys=True)
@@ -178,6 +191,10 @@ def dvcignore() -> tuple[list[str], list[str]]:
     return plain, [line for line in lines if line not in plain]
 
 
+def _lies_in(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(f"{folder}/")
+
+
 def _is_code(path: str) -> bool:
     """Whether a path of `dvc.lock` is the table of a stage's code."""
     return Path(path).parent == CODE
@@ -185,7 +202,7 @@ def _is_code(path: str) -> bool:
 
 def _code(path: str) -> Fact:
     """The files that a stage runs against the table of them."""
-    rows = [row for _, row in read_csv(Path(path), CODE_COLUMNS)]
+    rows = [row for _, row in read_csv(Path(path), HASHES)]
     other = [row["path"] for row in rows if not _has_hash(row["path"], row["sha256"])]
     if not other:
         return holds(path)

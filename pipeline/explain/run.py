@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.errors import LrcnError, TrackingError
 from pipeline.evaluation.headline import headline_scores
-from pipeline.explain.dvclock import LOCK, DvcLock, file_md5, files_below, folder_md5
+from pipeline.explain.dvclock import LOCK, DvcLock, cached_listing, folder_listing, folder_md5
 from pipeline.explain.facts import Fact, broken, compared, holds, unchecked
 from pipeline.explain.model import KnownModel
 from pipeline.runlinks import LOCK_SHA256, MODEL_SHA256, read_run_file
@@ -100,13 +100,18 @@ def _no_lock(error: Exception) -> str:
 
 def _entry(model: KnownModel, lock: DvcLock, name: str, path: Path) -> Fact:
     """Whether the lock's entry is of this very model, and not of another training of the same name."""
-    expected = next(str(out.get("md5")) for out in lock.stages[name]["outs"] if out["path"] == path.as_posix())
+    out = lock.out(name, path)
+    expected, training = str(out.get("md5")), Path(out["path"])
     what = f"this model is {name}'s"
     if model.folder is None:
         return unchecked(what, reason="the model folder is nowhere")
-    listing = [{"md5": file_md5(model.folder / file), "relpath": file} for file in files_below(model.folder)]
-    found = folder_md5(listing)
-    advice = f"`dvc checkout {path}` has the model of {LOCK} back; `git log -S {found} -- {LOCK}` finds this one's lock"
+    listing = cached_listing(expected) or folder_listing(training)
+    if not listing:
+        return unchecked(what, reason=f"{training} is not here, nor its listing in DVC's cache")
+    inside = f"{path.relative_to(training).as_posix()}/"
+    others = [item for item in listing if not item["relpath"].startswith(inside)]
+    found = folder_md5([*others, *folder_listing(model.folder, inside)])
+    advice = f"`dvc checkout {training}` has the model of {LOCK} back; this one's lock is that of the commit it names"
     return holds(what, found) if found == expected else broken(what, expected=expected, found=found, advice=advice)
 
 

@@ -181,7 +181,7 @@ def _part(training: Training) -> dict[str, Any]:
         "figures": {name: Markup(svg) for name, svg in training.figures.items()},
         "ladder": ladder_table(training.task, training.own),
         "measures": measures_table(training.task, training.own),
-        "kept": _kept(Source(f"trainings/{training.name}/history.csv", training.history)),
+        "kept": _kept(Source(f"histories/{training.name}.csv", training.history)),
     }
 
 
@@ -218,7 +218,7 @@ def _mistake(mistake: Mistake) -> dict[str, Any]:
 def _probe(file: str, data: ReportData) -> dict[str, Any]:
     own = Source(file, data.probes[file])
     return {
-        "name": Path(file).parts[-3],  # evaluations/NAME/probe/probe.json
+        "name": Path(file).parent.name,  # evaluations/probes/NAME/probe.json
         "own": own,
         "table": probe_table(own),
         "by_class": probe_by_class(own),

@@ -55,7 +55,8 @@ class Training:
 
     name: e.g. `clip-rgb-fold1-seed0`. model: in words, e.g. `LSTM`. head: how its timesteps become an answer, "" of a
     fusion. metrics: its `metrics.json`. figures: SVG text by name, of the evaluation and of the training. background:
-    the frame task's class for "none of the actions". history: the rows of `history.csv`, as text; a fusion has none.
+    the frame task's class for "none of the actions". history: the rows of `histories/NAME.csv`, as text; a
+    fusion has none.
     """
 
     name: str

@@ -18,9 +18,9 @@ from pipeline.device import num_workers
 from pipeline.discovery import printable
 from pipeline.errors import DataError, LeakError
 from pipeline.evaluation.shortcut import PropertyFold, shortcut_scores
-from pipeline.files import write_json
+from pipeline.files import write_hashes, write_json
 from pipeline.progress import Progress
-from pipeline.stages.layout import StageOptions, dataset_of, stage_options
+from pipeline.stages.layout import Layout, StageOptions, dataset_of, stage_options
 from pipeline.threads import in_threads
 from pipeline.video.duplicates import find_copies
 from pipeline.video.fingerprints import Fingerprint, fingerprint
@@ -31,7 +31,7 @@ NUM_SHOWN = 3
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write `properties.csv`, `leaks.json` and `shortcut.json`; a leak that is not allowed is a LeakError.
+    """Write `properties.csv`, `leaks.json`, `shortcut.json`, `inputs.csv`; a leak that is not allowed is a LeakError.
 
     With `--premium`, which takes as long as training does and needs finished evaluations, `premium.json` too.
     """
@@ -65,6 +65,14 @@ def audit_all(options: StageOptions) -> None:
     folds = folds_of(read_splits(layout.splits))
     check_leaks(options, dataset, videos, prints, folds)
     check_shortcut(options, dataset, videos, properties, folds)
+    write_inputs(layout, dataset)
+
+
+def write_inputs(layout: Layout, dataset: Dataset) -> None:
+    """Write `inputs.csv`: what trainings and their scores are made from, for DVC to look at one file instead of ten."""
+    definition = sorted(path for path in dataset.folder.rglob("*") if path.is_file() and path.name != "README.md")
+    tables = layout.videos, layout.segments, layout.splits, layout.decoded, layout.frames_table, layout.leaks
+    write_hashes(layout.inputs, (*definition, *tables))
 
 
 def fingerprints(options: StageOptions, videos: Sequence[Video]) -> dict[str, Fingerprint]:

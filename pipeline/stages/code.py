@@ -11,11 +11,10 @@ from functools import cache
 from pathlib import Path
 
 from pipeline.errors import LrcnError
-from pipeline.files import content_hash, write_table
+from pipeline.files import write_hashes
 
 PACKAGE = "pipeline"
 TABLES = Path("artifacts/code")
-CODE_COLUMNS = ("path", "sha256")
 STAGES = ("index", "decode", "audit", "finetune", "extract", "train", "evaluate", "probe", "fuse", "report")
 PAGE = tuple(f"{PACKAGE}/reporting/report.{ending}" for ending in ("html", "css", "js"))
 READ_TOO = {"train": (f"{PACKAGE}/serving.py",), "report": PAGE}  # without being imported
@@ -26,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(prog="lrcn code", description=__doc__, allow_abbrev=False).parse_args(argv)
     tables = {stage: code_of(Path(), stage) for stage in STAGES}
     for stage, files in tables.items():
-        write_table(TABLES / f"{stage}.csv", CODE_COLUMNS, [[file, content_hash(file)] for file in files])
+        write_hashes(TABLES / f"{stage}.csv", map(Path, files))
     print(f"code: {len(set().union(*tables.values()))} files in {len(tables)} stages; see {TABLES}")
 
 

@@ -63,7 +63,11 @@ def fix_weights(options: StageOptions) -> None:
     if not world.is_main:
         return
     save_backbone(backbone, folder / "backbone.safetensors")
-    write_table(folder / "history.csv", COLUMNS, [[row.get(name) for name in COLUMNS] for row in history])
+    write_table(
+        options.layout.history(options.representation),
+        COLUMNS,
+        [[row.get(name) for name in COLUMNS] for row in history],
+    )
     facts = {"name": backbone.name, "weights_sha256": backbone.weights_sha256, "feature_size": backbone.feature_size}
     write_json(folder / "backbone.json", facts)
     for slot in slots:

@@ -78,6 +78,11 @@ class Layout:
         return self.root / "leaks.json"
 
     @property
+    def inputs(self) -> Path:
+        """The data set's definition, the tables, verdicts and leaks, by their hashes: stages depend on this table."""
+        return self.root / "inputs.csv"
+
+    @property
     def shortcut(self) -> Path:
         """How well file properties alone tell the classes."""
         return self.root / "shortcut.json"
@@ -95,8 +100,12 @@ class Layout:
         return self.features(representation).with_name(f"{representation}.csv")
 
     def training(self, name: str) -> Path:
-        """Folder of one training, see `training_name`: the model folder, its curves and its run id."""
+        """Folder of one training, see `training_name`: the model folder, its figures and its run id."""
         return self.root / "trainings" / name
+
+    def history(self, name: str) -> Path:
+        """The curves of a training, or of the fine-tuning of a CNN, by its name; beside the folders for DVC's plots."""
+        return self.root / "histories" / f"{name}.csv"
 
     def checkpoint(self, name: str) -> Path:
         """State of a training under way; DVC does not know it, so that a stage that was stopped finds it again."""
@@ -117,7 +126,7 @@ class Layout:
 
     def probe(self, name: str) -> Path:
         """Folder of what the bias probe found of one training."""
-        return self.evaluation(name) / "probe"
+        return self.root / "evaluations/probes" / name
 
     def writing(self, folder: Path) -> AbstractContextManager[None]:
         """Be the only stage that writes into a folder of the experiment; one that is just ending is waited for.

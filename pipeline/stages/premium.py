@@ -35,7 +35,7 @@ from pipeline.training.distributed import process_group
 from pipeline.view import digest
 
 METRICS: dict[Task, str] = {"clip": "top1", "frame": "acc"}
-REMADE = ("trainings", "backbone", "features", "checkpoints")  # removed once their scores are there
+REMADE = ("trainings", "histories", "backbone", "features", "checkpoints")  # removed once their scores are there
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def training_of(options: StageOptions, background: str | None, what: tuple[Task,
     layout, name = options.layout, training_name(*what)
     folder, training = layout.evaluation(name), layout.training(name)
     settings = None if stream == "fused" else options.experiment.stream(stream).settings(task)
-    history = [] if settings is None else read_text_table(training / "history.csv").to_dict("records")
+    history = [] if settings is None else read_text_table(layout.history(name)).to_dict("records")
     return Training(
         name=name,
         task=task,

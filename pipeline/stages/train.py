@@ -115,7 +115,7 @@ def train_one(options: StageOptions, world: World) -> None:
         history = fit(Progress(run, options, settings.epochs))
         best = min(history, key=lambda row: row["val_loss"])
         rows = [[row[name] for name in HISTORY_COLUMNS] for row in history]
-        write_table(folder / "history.csv", HISTORY_COLUMNS, rows)
+        write_table(layout.history(options.training), HISTORY_COLUMNS, rows)
         reach["after"] = gradient_by_distance(network, packed["train"])
         norms = zip(*(reach[moment].tolist() for moment in ("before", "after")), strict=True)
         write_table(

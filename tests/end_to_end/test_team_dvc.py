@@ -76,7 +76,7 @@ def test_plots_compare_curves_confusions_and_figures(pulled):
         path.name.removeprefix("workspace_").replace("_", "/", 3) for path in (pulled / "plots/static").iterdir()
     }
     for name in ("clip-rgb", "frame-rgb"):
-        assert f"artifacts/toy/trainings/{name}-fold1-seed0/history.csv" in shown
+        assert f"artifacts/toy/histories/{name}-fold1-seed0.csv" in shown
         assert f"artifacts/toy/confusion/{name}.csv" in shown
         for figure in ("ladder", "confusion", "calibration"):
             copy = f"workspace_artifacts_toy_figures_{name}_{figure}.svg"

@@ -74,7 +74,7 @@ def test_two_train_at_once_and_the_better_model_is_predicted_with(
     for name in ("clip-rgb-fold1-seed0", "frame-rgb-fold1-seed0"):
         run_id = runs[name].info.run_id
         assert runs[name].info.status == "FINISHED"
-        epochs = pd.read_csv(toy / f"artifacts/toy/trainings/{name}/history.csv")
+        epochs = pd.read_csv(toy / f"artifacts/toy/histories/{name}.csv")
         assert [point.value for point in client.get_metric_history(run_id, "val_loss")] == epochs["val_loss"].tolist()
         stored = next((server.folder / "artifacts").rglob(f"{run_id}/artifacts/config.yaml"))
         assert "hidden_size: 32" in stored.read_text()

@@ -36,7 +36,7 @@ def test_a_stage_is_a_command_and_depends_on_its_code(stage):
     of_code = [dep for dep in body(stage)["deps"] if dep.startswith(("pipeline", "artifacts/code/"))]
     assert of_code == (["pipeline"] if stage == "code" else [f"artifacts/code/{stage}.csv"])
     if stage == "code":
-        assert body(stage)["outs"] == [(code.TABLES / f"{name}.csv").as_posix() for name in code.STAGES]
+        assert body(stage)["outs"] == [code.TABLES.as_posix()]
 
 
 @pytest.mark.slow
@@ -260,6 +260,16 @@ def test_outputs_lie_where_the_code_writes_them():
     layout = Layout("${key}")
     outs = {str(next(iter(out)) if isinstance(out, dict) else out) for out in body("index")["outs"]}
     assert outs == {str(path) for path in (layout.videos, layout.segments, layout.splits, layout.audit)}
+    folders = {
+        "train": layout.training("${item.name}"), "evaluate": layout.evaluation("${item.name}"),
+        "probe": layout.probe("${item.name}"), "fuse": layout.evaluation("${item.name}"),
+        "finetune": layout.backbone("${item.representation}"),
+    }  # fmt: skip
+    for stage, folder in folders.items():
+        assert list(map(name_of, body(stage)["outs"])) == [str(folder).replace("${key}", "${item.experiment}")]
+    curves = {"train": layout.history("${item.name}"), "finetune": layout.history("${item.representation}")}
+    for stage, path in curves.items():
+        assert list(map(name_of, body(stage)["plots"])) == [str(path).replace("${key}", "${item.experiment}")]
     table = {"decode": layout.frames_table, "extract": layout.features_table("${item.representation}")}
     for stage, path in table.items():
         assert str(path).replace("${key}", KEYS[stage]) in map(name_of, body(stage)["outs"])
@@ -286,6 +296,22 @@ def test_no_stage_depends_on_a_store_but_on_its_table():
     assert written & stores == stores - {"artifacts/${item.experiment}/frames"}
     for stage in STAGES:
         assert stores.isdisjoint(body(stage)["deps"]), stage
+
+
+def test_the_table_of_inputs_is_renewed_with_every_file_it_stands_for():
+    """A stage that depends on the table names none of these files."""
+    from pipeline.stages.layout import Layout
+
+    layout = Layout("${key}")
+    tables = (layout.videos, layout.segments, layout.splits, layout.decoded, layout.frames_table)
+    listed = {"datasets/${item.dataset}", *map(str, tables)}
+    assert listed <= set(body("audit")["deps"])
+    assert {str(layout.inputs), str(layout.leaks)} <= set(body("audit")["outs"])
+    users = [s for s in STAGES if any(dep.endswith("/inputs.csv") for dep in body(s)["deps"])]
+    assert users == ["finetune", "train", "evaluate", "probe", "fuse", "report"]
+    for stage in users:
+        deps = {dep.replace("${item.experiment}", "${key}") for dep in body(stage)["deps"]}
+        assert not deps & {*listed, str(layout.leaks)}, stage
 
 
 def test_every_output_is_cached_so_that_a_clone_can_pull_it():

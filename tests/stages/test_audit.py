@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from pipeline import cli
+from pipeline.data.cards import read_dataset
 from pipeline.errors import DataError, LeakError
 from pipeline.stages import results
 from pipeline.stages.answers import headline
+from pipeline.stages.audit import write_inputs
 from pipeline.stages.layout import Layout
 from pipeline.stages.leaks import is_published, leak_counts, leaks_in_words
 from pipeline.synthetic import write_video
@@ -123,6 +125,30 @@ def test_an_allowed_leak_is_stamped_on_every_score(toy, capsys):
     assert "never seen in training" not in printed
 
 
+def test_the_table_of_inputs_changes_with_each_of_them(toy):
+    def inputs() -> dict[str, str]:
+        write_inputs(layout, dataset)
+        with layout.inputs.open(newline="") as file:
+            return {row["path"]: row["sha256"] for row in csv.DictReader(file)}
+
+    dataset, layout, audited = (
+        read_dataset(Path("datasets/toy")),
+        Layout("toy"),
+        (ARTIFACTS / "inputs.csv").read_bytes(),
+    )
+    tables = [f"artifacts/toy/{name}.csv" for name in ("videos", "segments", "splits", "decoded", "frames")]
+    before = inputs()
+    assert layout.inputs.read_bytes() == audited
+    assert list(before) == ["datasets/toy/card.yaml", "datasets/toy/classes.txt", *tables, str(LEAKS)]
+    Path("datasets/toy/README.md").write_text("of no use to a training")
+    assert inputs() == before
+    for path in map(Path, before):
+        kept = path.read_bytes()
+        path.write_bytes(kept + b"\n")
+        assert {name for name, sha256 in inputs().items() if before[name] != sha256} == {str(path)}
+        path.write_bytes(kept)
+
+
 def test_nothing_is_trained_on_a_split_that_was_not_audited_since_it_was_made(toy, capsys):
     run_stage("index")  # of which the audit that there was says nothing
     assert not LEAKS.exists()
@@ -132,7 +158,7 @@ def test_nothing_is_trained_on_a_split_that_was_not_audited_since_it_was_made(to
             Path("configs/toy.yaml").write_text(text)
         assert cli.main([*command, *CONFIG]) == 2
         assert "artifacts/toy/leaks.json: no such file; the stage `audit` writes it" in capsys.readouterr().err
-    assert not (ARTIFACTS / "backbone/fold1/history.csv").exists()
+    assert not (ARTIFACTS / "histories/fold1.csv").exists()
 
 
 def test_a_video_that_was_not_decoded_yet_is_named(toy):

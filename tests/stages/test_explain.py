@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import cli
-from pipeline.explain.dvclock import file_md5, files_below, folder_md5
+from pipeline.explain.dvclock import file_md5, files_below, folder_listing, folder_md5
 from pipeline.files import content_hash
 from tests.conftest import ROOT, run_stage, untracked_in
 
@@ -51,11 +51,11 @@ def write_lock() -> None:
 
     root = "artifacts/toy"
     tables = [f"{root}/{name}.csv" for name in ("videos", "segments", "splits")]
-    made = [f"{root}/features/shared", f"{root}/backbone/shared/backbone.safetensors"]
+    read = [f"{root}/features/shared", f"{root}/backbone/shared/backbone.safetensors"]
     stages = {
         "index@toy": {"deps": ["media/toy", "datasets/toy"], "outs": tables},
-        "extract@toy-shared": {"deps": tables, "outs": made},
-        f"train@toy-{NAME}": {"deps": [*tables, *made], "outs": [str(MODEL)]},
+        "extract@toy-shared": {"deps": tables, "outs": [f"{root}/features/shared", f"{root}/backbone/shared"]},
+        f"train@toy-{NAME}": {"deps": [*tables, *read], "outs": [str(TRAINING)]},
     }
     lock = {name: {kind: [entry(path) for path in paths] for kind, paths in s.items()} for name, s in stages.items()}
     lock[f"train@toy-{NAME}"]["params"] = {"configs/toy.yaml": {"seed": 0}}  # type: ignore[assignment]
@@ -282,6 +282,17 @@ def test_a_copy_of_a_model_elsewhere_is_the_same_model(explain, here, tmp_path, 
     code, facts = explain(tmp_path / "elsewhere/model")
     assert (code, wrong(facts)) == (0, {})
     assert values(facts, str(MODEL)) == [content_hash(MODEL / "model.yaml")]
+    this = f"this model is train@toy-{NAME}'s"
+    md5 = folder_md5(folder_listing(TRAINING))
+    assert values(facts, this) == [md5]
+    shutil.copytree(MODEL, tmp_path / "other")
+    flip(tmp_path / "other/fold.csv")
+    other = wrong(explain(tmp_path / "other")[1])[this]
+    assert other["expected"] == md5
+    assert f"`dvc checkout {TRAINING}` has the model of dvc.lock back" in other["note"]
+    TRAINING.rename("gone")
+    (fact,) = [fact for fact in explain(tmp_path / "other")[1] if fact["name"] == this]
+    assert fact["note"] == f"{TRAINING} is not here, nor its listing in DVC's cache"
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     code, facts = explain(tmp_path / "elsewhere/model")
@@ -315,11 +326,8 @@ def test_a_setting_that_the_model_had_and_the_file_has_not_is_found(explain):
 def test_from_a_prediction_of_an_evaluation_to_the_model(explain):
     evaluation = f"artifacts/toy/evaluations/{NAME}"
     lock = json.loads(Path("dvc.lock").read_text())
-    outs = [
-        {"path": f"{evaluation}/{name}", "hash": "md5", "md5": file_md5(Path(evaluation, name))}
-        for name in ("metrics.json", "predictions.csv")
-    ]
-    lock["stages"][f"evaluate@toy-{NAME}"] = {"deps": [], "outs": outs}
+    out = {"path": evaluation, "hash": "md5", "md5": folder_md5(folder_listing(Path(evaluation)))}
+    lock["stages"][f"evaluate@toy-{NAME}"] = {"deps": [], "outs": [out]}
     Path("dvc.lock").write_text(json.dumps(lock))
     code, facts = explain(f"{evaluation}/predictions.csv")
     assert (code, wrong(facts)) == (0, {})
@@ -327,7 +335,7 @@ def test_from_a_prediction_of_an_evaluation_to_the_model(explain):
     assert values(facts, "model") == [str(MODEL)]
     flip(f"{evaluation}/predictions.csv", -2)
     code, facts = explain(evaluation)
-    assert (code, list(wrong(facts))) == (1, [f"{evaluation}/predictions.csv"])
+    assert (code, list(wrong(facts))) == (1, [evaluation])
 
 
 def test_back_from_a_video_to_tables_models_and_answers(explain):

@@ -33,7 +33,7 @@ def with_probe(root: Path, videos: int) -> None:
 def test_the_stage(toy, task, capsys):
     with_probe(toy, 4)
     run_stage("probe", "--task", task)
-    folder = toy / f"artifacts/toy/evaluations/{task}-rgb-fold1-seed0/probe"
+    folder = toy / f"artifacts/toy/evaluations/probes/{task}-rgb-fold1-seed0"
     scores = json.loads((folder / "probe.json").read_text())
     assert (scores["videos"], list(scores["changes"])) == (4, list(CHANGES))
     assert 0.1 < scores["foreground_share"] < 0.4
@@ -124,7 +124,7 @@ def built(root: Path, tied: bool) -> float:
             run_stage(stage)
         run_stage("train", "--task", "clip")
         run_stage("probe", "--task", "clip")
-    scores = json.loads((root / f"artifacts/toy/evaluations/{NAME}/probe/probe.json").read_text())
+    scores = json.loads((root / f"artifacts/toy/evaluations/probes/{NAME}/probe.json").read_text())
     return float(scores["changes"]["background_replaced"]["flip_rate"])
 
 

@@ -45,19 +45,19 @@ def test_every_number_of_the_page_stands_in_the_file_it_names(toy: Path) -> None
 @pytest.mark.slow
 def test_what_is_of_older_models_is_left_off_the_page(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_checks(ROOT)
-    other = ROOT / "evaluations/clip-rgb-fold9-seed0/probe"
-    shutil.copytree(ROOT / "evaluations/clip-rgb-fold1-seed0/probe", other)
+    other = ROOT / "evaluations/probes/clip-rgb-fold9-seed0"
+    shutil.copytree(ROOT / "evaluations/probes/clip-rgb-fold1-seed0", other)
     premium = json.loads((ROOT / "evaluations/premium.json").read_text())
     premium["clip"]["grouped"]["score"] -= 0.01
     (ROOT / "evaluations/premium.json").write_text(json.dumps(premium))
     run_stage("report")
     page = (ROOT / "report.html").read_text()
-    assert "evaluations/clip-rgb-fold1-seed0/probe/probe.json" in page
+    assert "evaluations/probes/clip-rgb-fold1-seed0/probe.json" in page
     assert "clip-rgb-fold9" not in page
     assert "What would a random split have shown?" not in page
     printed = capsys.readouterr().out
     assert "evaluations/premium.json is of other models or folds, and left out" in printed
-    assert "frame-rgb-fold1-seed0/probe/probe.json: no such file; the page leaves this probe out" in printed
+    assert "probes/frame-rgb-fold1-seed0/probe.json: no such file; the page leaves this probe out" in printed
 
 
 @pytest.mark.slow

@@ -274,7 +274,7 @@ def test_fine_tuning_gives_each_fold_its_own_features(toy, capsys):
     run_stage("finetune")
     run_stage("extract")
     assert "extract: 60 of 60" in capsys.readouterr().out
-    history = rows(ARTIFACTS / "backbone/fold1/history.csv")
+    history = rows(ARTIFACTS / "histories/fold1.csv")
     assert len(history) == 2
     assert set(history[0]) == {
         "phase", "epoch", "train_loss", "val_loss", "val_frame_accuracy", "val_video_accuracy", "lr",
@@ -303,15 +303,16 @@ def test_end_to_end_training_follows_and_goes_on_where_it_was_cut_off(toy, monke
     config.write_text(config.read_text().replace("finetune: null\n", END_TO_END))
     run_stage("finetune")
     folder = ARTIFACTS / "backbone/fold1"
-    names = {"backbone.safetensors", "backbone.json", "history.csv"}
+    curves, names = ARTIFACTS / "histories/fold1.csv", {"backbone.safetensors", "backbone.json"}
     assert {path.name for path in folder.iterdir()} == names
-    history = rows(folder / "history.csv")
+    history = rows(curves)
     assert [(row["phase"], row["epoch"]) for row in history] == [
         ("frames", "1"), ("windows", "2"), ("windows", "3"), ("windows", "4"),
     ]  # fmt: skip
     assert all(float(row["val_loss"]) > 0 and float(row["val_video_accuracy"]) >= 0 for row in history)
     weights = read_backbone(folder / "backbone.safetensors").weights_sha256
     shutil.rmtree(folder)
+    curves.unlink()
 
     def cut(*arguments, **options):
         raise KeyboardInterrupt
@@ -335,7 +336,7 @@ def test_end_to_end_training_follows_and_goes_on_where_it_was_cut_off(toy, monke
     assert {path.name for path in folder.iterdir()} == names
     assert not list(checkpoints.iterdir())
     assert read_backbone(folder / "backbone.safetensors").weights_sha256 == weights
-    assert rows(folder / "history.csv") == history
+    assert rows(curves) == history
 
 
 def test_torchrun_spreads_end_to_end_training_and_one_process_writes(toy):
@@ -347,8 +348,10 @@ def test_torchrun_spreads_end_to_end_training_and_one_process_writes(toy):
     config.write_text(config.read_text().replace("finetune: null\n", settings))
     run_stage("finetune")
     folder = ARTIFACTS / "backbone/fold1"
-    alone = rows(folder / "history.csv")
+    curves = ARTIFACTS / "histories/fold1.csv"
+    alone = rows(curves)
     shutil.rmtree(folder)
+    curves.unlink()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -357,8 +360,8 @@ def test_torchrun_spreads_end_to_end_training_and_one_process_writes(toy):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("fine-tuned for 4 epochs") == 1
-    assert {path.name for path in folder.iterdir()} == {"backbone.safetensors", "backbone.json", "history.csv"}
-    for one, two in zip(alone, rows(folder / "history.csv"), strict=True):
+    assert {path.name for path in folder.iterdir()} == {"backbone.safetensors", "backbone.json"}
+    for one, two in zip(alone, rows(curves), strict=True):
         assert float(two["val_loss"]) == pytest.approx(float(one["val_loss"]), abs=0.005)
 
 

@@ -11,10 +11,9 @@ from safetensors.torch import save_file
 from pipeline.errors import DataError, ModelError
 from pipeline.explain.dvclock import LOCK, DvcLock, differences, file_md5, files_below, folder_md5
 from pipeline.explain.facts import MAX_SHOWN, Fact, broken, compared, counts, holds, some_of, unchecked
-from pipeline.files import content_hash, write_table
+from pipeline.files import HASHES, content_hash, write_table
 from pipeline.models.modelfolder import save_model
 from pipeline.models.modelspec import FoldVideo, read_fold, verify_model
-from pipeline.stages.code import CODE_COLUMNS
 from tests.conftest import ROOT
 from tests.unit.test_modelfolder import make
 
@@ -118,6 +117,17 @@ def test_a_lock_that_holds_and_stores_that_are_only_counted(lock):
     assert (whole.state, whole.below) == ("holds", [])
 
 
+def test_a_stage_is_found_by_what_lies_in_its_folder(lock):
+    text = json.loads(LOCK.read_text())
+    text["stages"]["train@x"]["deps"] = [{"path": "f/sub/a.txt", "hash": "md5", "md5": "0" * 32}]
+    LOCK.write_text(json.dumps(text))
+    dvc = DvcLock.read()
+    assert dvc.stage_of(Path("f/sub/a.txt")) == dvc.stage_of(Path("f/none")) == "extract@x"
+    assert dvc.stage_of(Path("ff")) is None
+    assert dvc.out("extract@x", Path("f/sub"))["path"] == "f"
+    assert dvc.upstream("train@x") == ["extract@x"]
+
+
 @pytest.mark.parametrize("what", ["f/sub/a.txt", "code.py", "configs/x.yaml", "artifacts/x/features/shared/B", "gone"])
 def test_each_thing_that_is_not_as_in_the_lock_is_named(lock, what):
     names = {"f/sub/a.txt": "f", "configs/x.yaml": "configs/x.yaml: train.clip", "gone": "f"}
@@ -156,7 +166,7 @@ def test_the_code_of_a_stage_is_compared_by_its_table_and_other_code_is_not(lock
     for name in "abc":
         (lock / f"pipeline/{name}.py").write_text(name)
     table = Path("artifacts/code/extract.csv")
-    write_table(table, CODE_COLUMNS, [[f"pipeline/{name}.py", content_hash(f"pipeline/{name}.py")] for name in "ab"])
+    write_table(table, HASHES, [[f"pipeline/{name}.py", content_hash(f"pipeline/{name}.py")] for name in "ab"])
     text, entry = json.loads(LOCK.read_text()), {"path": str(table), "hash": "md5", "md5": file_md5(table)}
     text["stages"]["extract@x"]["deps"].append(entry)
     text["stages"]["code"] = {"deps": [{"path": "pipeline", "hash": "md5", "md5": f"{0:032}.dir"}], "outs": [entry]}

@@ -126,6 +126,16 @@ def test_features_of_another_key_are_refused(store: FeatureStore) -> None:
         FeatureStore(store.folder, "key-2").read(SHA)
 
 
+def test_the_checksum_is_over_the_key_too(tmp_path: Path) -> None:
+    """A training depends on the table of checksums, and not on the CNN, whose weights are in the key."""
+    stores = [FeatureStore(tmp_path / key, key) for key in ("key-1", "key-2")]
+    for store in stores:
+        store.write(SHA, features())
+        store.write_rejected(OTHER, "no flow")
+    for sha256 in (SHA, OTHER):
+        assert len({store.checksum(sha256) for store in stores}) == 2
+
+
 def test_damage_of_the_video_is_kept_beside_its_features(store: FeatureStore) -> None:
     store.write(SHA, features(), damage="29 of 60 frames")
     store.write(OTHER, features())

@@ -324,7 +324,7 @@ def test_alarms_of_each_class() -> None:
 def test_changes_of_the_probe_stand_in_the_order_of_the_glossary() -> None:
     change: dict[str, Any] = {"flip_rate": 0.25, "low": 0.1, "high": 0.4, "score_change": -0.125, "num_videos": 7}
     change |= {"per_class": {"a/b": {"flip_rate": 0.5, "score_change": 0.0, "num": 2}}}
-    probe = Source("evaluations/x/probe/probe.json", {"changes": {"darker": change, "own": change, "frozen": change}})
+    probe = Source("evaluations/probes/x/probe.json", {"changes": {"darker": change, "own": change, "frozen": change}})
     assert [row[0] for row in texts_of(probe_table(probe))] == ["first frame frozen", "darker", "own"]
     assert texts_of(probe_table(probe))[0][1:] == ["7", "0.25 [0.10, 0.40]", "−0.12"]
     by_class = probe_by_class(probe)
