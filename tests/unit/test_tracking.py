@@ -471,16 +471,16 @@ def test_several_first_starts_at_once(tmp_path: Path) -> None:
     gate, root = tmp_path / "gate", tmp_path / "root"
     gate.mkdir()
     arguments = [sys.executable, "-P", "-c", STARTS, str(gate)]
-    started = [subprocess.Popen([*arguments, name, str(root)]) for name in "abc"]
-    assert [process.wait(timeout=300) for process in started] == [0, 0, 0]
+    started = [subprocess.Popen([*arguments, name, str(root)]) for name in "abcd"]
+    assert [process.wait(timeout=300) for process in started] == [0, 0, 0, 0]
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
     experiment = client.get_experiment_by_name("demo").experiment_id
     (parent,) = client.search_runs([experiment], "tags.`lrcn.kind` = 'experiment'")
     runs = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    assert {run.info.run_name: run.info.status for run in runs} == dict.fromkeys("abc", "FINISHED")
-    assert [len(client.get_metric_history(run.info.run_id, "loss")) for run in runs] == [20] * 3
+    assert {run.info.run_name: run.info.status for run in runs} == dict.fromkeys("abcd", "FINISHED")
+    assert [len(client.get_metric_history(run.info.run_id, "loss")) for run in runs] == [20] * 4
 
 
 # Models
