@@ -277,13 +277,17 @@ class Runtime(_Section):
 
     device: `auto` takes a GPU when there is one. workers: videos decoded at a time; 0 = one per core. limits: what one
     file may cost before it is given up; only files that exceed them come out otherwise. frames_memory_gb: decoded
-    frames that end-to-end training keeps in memory (of each process); others are decoded anew in every epoch.
+    frames that end-to-end training keeps in memory (of each process); others are decoded anew in every epoch. engine:
+    what the stages decode and extract run on; ray_address: of a running Ray cluster, "" for that of RAY_ADDRESS, or one
+    that is started on this machine.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Annotated[int, Field(ge=0)] = 0
     limits: Limits = Limits()
     frames_memory_gb: Annotated[float, Field(ge=0)] = 2.0
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str = ""
 
 
 def load_experiment(path: Path | str) -> Experiment:

@@ -1,0 +1,168 @@
+"""A Ray cluster, and what it does for a command: a function for each video, or features and answers of all of them."""
+
+import logging
+import tempfile
+import time
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import suppress
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+import ray
+
+from pipeline.device import num_workers
+from pipeline.errors import ConfigError
+from pipeline.raybackbone import LostWorkerError, Setup
+from pipeline.raydecode import timed, versions
+from pipeline.raypool import TRIES, RayPool, Use, first_line, lost_reason, taken
+from pipeline.threads import SIGNAL_SECONDS
+from pipeline.view import View
+
+# Of the memory that a Ray of our own keeps objects in: for a model, and for the pieces that each task may have sent.
+STORE_BYTES = 512 * 2**20
+STORE_BYTES_PER_TASK = 32 * 2**20
+
+Item = TypeVar("Item")
+
+
+class RayEngine:
+    """A connection to a cluster.
+
+    address: of a running cluster; "" starts one on this machine, which `close` stops. workers, device: as for the
+    local engine, but of the whole cluster. use: what was done. Raises ConfigError when there is no such cluster, or it
+    has not what is asked for.
+    """
+
+    def __init__(self, address: str, *, workers: int, device: str) -> None:
+        begin = time.monotonic()
+        self.use = Use()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._pools: list[RayPool] = []
+        try:
+            self._connect(address, num_workers(workers))
+            resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            self.num_gpus = int(resources.get("GPU", 0)) if device != "cpu" else 0
+            if device == "cuda" and not self.num_gpus:
+                raise ConfigError("device is 'cuda', but the Ray cluster has no GPU; take `auto` or `cpu`")
+            processors = int(resources.get("CPU", 0))
+            self.num_tasks = min(workers or processors, processors)
+            if not self.num_tasks:
+                raise ConfigError("the Ray cluster has no processor for tasks; expected nodes with --num-cpus above 0")
+        except BaseException:
+            self.close()
+            raise
+        self.use.at_a_time["decoding"] = self.num_tasks
+        self.use.startup_seconds = time.monotonic() - begin
+
+    def _connect(self, address: str, num_processors: int) -> None:
+        if address.startswith("ray://"):
+            raise ConfigError(
+                f"Ray address {address}: expected HOST:PORT of the cluster itself, not of a Ray Client server; run the "
+                "command on one of its nodes, or with `ray job submit`"
+            )
+        options: dict[str, Any] = {"address": address}
+        if not address:
+            # It holds sockets, whose paths may have 107 bytes: not below TMPDIR, which may be deep.
+            self._folder = tempfile.TemporaryDirectory(prefix="lrcn-ray-", dir="/tmp", ignore_cleanup_errors=True)
+            options = {
+                "address": "local",
+                "num_cpus": num_processors,
+                "include_dashboard": False,
+                "object_store_memory": STORE_BYTES + num_processors * STORE_BYTES_PER_TASK,
+                "_temp_dir": self._folder.name,
+            }
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # noqa: BLE001 - Ray fails in any way, and an address is the user's
+            where = f"Ray address {address}: {first_line(error)}; is a cluster there? See `ray status`"
+            raise ConfigError(where if address else f"Ray cannot be started here: {first_line(error)}") from None
+
+    def close(self) -> None:
+        """Leave the cluster; one of our own is stopped."""
+        for pool in self._pools:
+            with suppress(Exception):  # the cluster may be gone
+                pool.close()
+        ray.shutdown()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def summary(self) -> str:
+        """One line: what was done, how fast, and which stage was the bottleneck; "" when nothing was done."""
+        use = self.use
+        if not use.num_videos:
+            return ""
+        seconds = max(use.seconds, 1e-9)
+        shares = {stage: use.busy_seconds[stage] / seconds / count for stage, count in use.at_a_time.items()}
+        busy = ", ".join(f"{stage} {share:.0%} of {use.at_a_time[stage]}" for stage, share in shares.items())
+        most = max(shares, key=lambda stage: shares[stage])
+        bottleneck = most if shares[most] >= 0.5 else "none of these, they wait for files or for this process"
+        lost = f"; {use.num_lost} process(es) died and their videos were done again" if use.num_lost else ""
+        return (
+            f"Ray started in {use.startup_seconds:.1f} s; {use.num_videos} video(s), {use.num_frames} frames in "
+            f"{use.seconds:.1f} s, {use.num_frames / seconds:.1f} frames/s; busy: {busy}; "
+            f"bottleneck: {bottleneck}{lost}"
+        )
+
+    def map(
+        self, function: Callable[[Item], int], items: Iterable[Item]
+    ) -> Generator[tuple[Item, int | LostWorkerError], None, None]:
+        """Call a function that decodes a video and returns the number of its frames, each time in a task of its own.
+
+        Results come as they are there; what a call raised is raised. items: each once. function: one that tasks can
+        import by its name.
+        """
+        task = ray.remote(num_cpus=1, max_retries=0)(timed)
+        shared, wanted, use = ray.put(function), versions(), self.use
+        waiting, again = iter(items), deque[Item]()
+        running: dict[Any, Item] = {}
+        tries: Counter[Item] = Counter()
+        begin = time.monotonic()
+        try:
+            while True:
+                # One more than there are processors, so that none waits for us.
+                for item in islice(chain(taken(again), waiting), self.num_tasks + 1 - len(running)):
+                    running[task.remote(shared, item, wanted)] = item
+                if not running:
+                    return
+                for reference in ray.wait(list(running), timeout=SIGNAL_SECONDS)[0]:
+                    item = running.pop(reference)
+                    result: int | LostWorkerError
+                    try:
+                        seconds, num_frames = ray.get(reference)
+                    except ray.exceptions.RayTaskError as error:
+                        raise error.cause from None
+                    except ray.exceptions.RayError as error:
+                        use.num_lost += 1
+                        tries[item] += 1
+                        if tries[item] < TRIES:
+                            again.append(item)
+                            continue
+                        result = LostWorkerError(lost_reason(error))
+                    else:
+                        use.busy_seconds["decoding"] += seconds
+                        use.num_frames += num_frames
+                        result = num_frames
+                    use.num_videos += 1
+                    yield item, result
+        finally:
+            use.seconds += time.monotonic() - begin
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+    def pool(self, files: Mapping[str, bytes], view: View, *, answers: bool) -> RayPool:
+        """Actors with what these files hold, which live as long as the engine; see Setup.
+
+        There is one for each GPU, or one for each node, which computes beside the tasks there.
+        """
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        places = [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
+        places = [None] * self.num_gpus or places
+        num_tasks = -(-self.num_tasks // len(places))
+        device = "cuda" if self.num_gpus else "cpu"
+        pool = RayPool(Setup(files, view, device, num_tasks, answers, versions()), places, self.use)
+        self._pools.append(pool)
+        return pool
