@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from pipeline.rayengine import RayEngine
 
 ENGINES = ("local", "ray")
-# Ray reads these when it is imported. The first two: nothing is sent to its makers; GPUs stay visible to tasks that
-# asked for none, whose own setting hides them.
-SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+# What Ray reads when it is imported, where the user has not set it: nothing is sent to its makers, a warning about GPUs
+# of tasks without one is answered, and what C++ code says to the terminal are errors.
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "error",
+}
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,13 +55,13 @@ def opened_engine(name: str, address: str, *, workers: int, device: str, command
         yield None
         return
     address = address or os.environ.get("RAY_ADDRESS", "")
-    settings = dict(SETTINGS)
+    for variable, value in SETTINGS.items():
+        os.environ.setdefault(variable, value)
     if not address:
         # Whoever reaches a cluster runs code in it: one of our own listens on 127.0.0.1 alone, which Ray does where it
         # takes a machine for one that can have no cluster, and answers to this process alone.
-        settings |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
-        settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    os.environ.update(settings)
+        os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     with uninterrupted():
         try:
             from pipeline.rayengine import RayEngine

@@ -1,6 +1,11 @@
 """A Ray cluster, and what it does for a command: a function for each video, or features and answers of all of them."""
 
 import logging
+import os
+import re
+import shutil
+import signal
+import socket
 import tempfile
 import time
 import warnings
@@ -8,8 +13,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import ray
 
 from pipeline.device import num_workers
@@ -23,6 +30,7 @@ from pipeline.view import View
 # Of the memory that a Ray of our own keeps objects in: for a model, and for the pieces that each task may have sent.
 STORE_BYTES = 512 * 2**20
 STORE_BYTES_PER_TASK = 32 * 2**20
+SECONDS_TO_CONNECT = 10.0
 
 Item = TypeVar("Item")
 
@@ -62,10 +70,11 @@ class RayEngine:
                 f"Ray address {address}: expected HOST:PORT of the cluster itself, not of a Ray Client server; run the "
                 "command on one of its nodes, or with `ray job submit`"
             )
+        if place := re.fullmatch(r"(.+):(\d+)", address):
+            _require_listener(place[1], int(place[2]), address)
         options: dict[str, Any] = {"address": address}
         if not address:
-            # It holds sockets, whose paths may have 107 bytes: not below TMPDIR, which may be deep.
-            self._folder = tempfile.TemporaryDirectory(prefix="lrcn-ray-", dir="/tmp", ignore_cleanup_errors=True)
+            self._folder = _own_folder()
             options = {
                 "address": "local",
                 "num_cpus": num_processors,
@@ -77,8 +86,10 @@ class RayEngine:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+        except SystemExit:  # Ray has taken SIGTERM for itself
+            raise KeyboardInterrupt(signal.SIGTERM) from None
         except Exception as error:  # noqa: BLE001 - Ray fails in any way, and an address is the user's
-            where = f"Ray address {address}: {first_line(error)}; is a cluster there? See `ray status`"
+            where = f"Ray address {address}: {first_line(error)}; is it that of a cluster, and the token its own?"
             raise ConfigError(where if address else f"Ray cannot be started here: {first_line(error)}") from None
 
     def close(self) -> None:
@@ -166,3 +177,26 @@ class RayEngine:
         pool = RayPool(Setup(files, view, device, num_tasks, answers, versions()), places, self.use)
         self._pools.append(pool)
         return pool
+
+
+def _require_listener(host: str, port: int, address: str) -> None:
+    """Raise ConfigError when nobody listens; Ray itself would try for minutes."""
+    try:
+        socket.create_connection((host.strip("[]"), port), timeout=SECONDS_TO_CONNECT).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"Ray address {address}: no cluster answers there ({error}); see `ray start --head`"
+        ) from None
+
+
+def _own_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for a Ray of our own; those of processes that were killed are removed.
+
+    It holds sockets, whose paths may have 107 bytes: not below TMPDIR, which may be deep.
+    """
+    for old in Path("/tmp").glob("lrcn-ray-*"):
+        owner = re.fullmatch(r"lrcn-ray-(\d+)-.*", old.name)
+        if owner and old.stat().st_uid == os.getuid() and not psutil.pid_exists(int(owner[1])):
+            shutil.rmtree(old, ignore_errors=True)
+    prefix = f"lrcn-ray-{os.getpid()}-"
+    return tempfile.TemporaryDirectory(prefix=prefix, dir="/tmp", ignore_cleanup_errors=True)
