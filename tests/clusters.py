@@ -1,6 +1,7 @@
 """Ray on this machine for tests and benchmarks: nodes as process groups, what runs in them, and what they leave."""
 
 import os
+import re
 import secrets
 import signal
 import socket
@@ -28,10 +29,11 @@ def environment(**more: str) -> dict[str, str]:
 
 @contextmanager
 def cluster(num_nodes: int, num_cpus: int = 1) -> Iterator[dict[str, str]]:
-    """A cluster of nodes, each a process group, as `docs/cluster.md` starts them; gives the environment of commands.
+    """A cluster of nodes, each a process group, by the commands of `docs/cluster.md`; gives the environment of others.
 
     Only who has the token reaches it. (`ray stop` would end every Ray of this machine.)
     """
+    first, further = re.findall("^ray start .*", (ROOT / "docs/cluster.md").read_text(), re.MULTILINE)
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
@@ -40,13 +42,14 @@ def cluster(num_nodes: int, num_cpus: int = 1) -> Iterator[dict[str, str]]:
     common = [f"--num-cpus={num_cpus}", "--num-gpus=0", f"--object-store-memory={2 * 10**8}", "--block"]
     nodes: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}"]
+        first = first.replace("--port=6379", f"--port={port} --temp-dir={folder}")
+        further = further.replace("HEAD:6379", own["RAY_ADDRESS"])
         try:
             for number in range(num_nodes):
                 log = Path(folder, f"node{number}.log")
-                place = head if number == 0 else [f"--address={own['RAY_ADDRESS']}"]
+                command = [*(further if number else first).split(), *common]
+                command[0] = str(BIN / "ray")
                 with log.open("wb") as file:
-                    command = [str(BIN / "ray"), "start", *place, *common]
                     nodes.append(
                         subprocess.Popen(
                             command, env=own, stdout=file, stderr=subprocess.STDOUT, start_new_session=True

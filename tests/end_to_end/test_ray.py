@@ -66,7 +66,7 @@ def test_two_nodes_give_the_same_files(place, plain, cluster):
     assert {b"ok", b"damaged", b"rejected"} <= set(statuses)
 
 
-@pytest.mark.parametrize("options", [(), ("--flow", "dis"), ("--crops", "10")], ids=["rgb", "flow", "ten crops"])
+@pytest.mark.parametrize("options", [(), ("--flow", "dis", "--crops", "10")], ids=["rgb", "flow, ten crops"])
 def test_features_of_files_are_the_same_bytes(place, cluster, options):
     name = "".join(options)
     common = ["extract", "inbox/0", "inbox/long", "inbox/bad0", "inbox/bad1", "--backbone", "squeezenet1_1"]
