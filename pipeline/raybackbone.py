@@ -110,6 +110,8 @@ class Backbones:
         view, workers = setup.view, setup.num_tasks + READERS_AHEAD
         self._extractor = Extractor(backbone, view.crop, device, workers=workers, crops=view.crops)
         self._lock, self._computing = threading.Lock(), threading.local()
+        self._extractor.network.register_forward_pre_hook(self._begin_batch)
+        self._extractor.network.register_forward_hook(self._end_batch)
         self._num_frames, self._compute_seconds, self._head_seconds = 0, 0.0, 0.0
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Done | BaseException] = queue.SimpleQueue()
@@ -186,9 +188,16 @@ class Backbones:
                 self._head_seconds += time.monotonic() - begin
 
     def _count(self, num_frames: int) -> None:
-        """Runs in a thread that computes, after each batch; what it waited for batches took no processor time."""
-        before = getattr(self._computing, "seconds", 0.0)
-        self._computing.seconds = time.thread_time()
         with self._lock:
             self._num_frames += num_frames
-            self._compute_seconds += self._computing.seconds - before
+
+    def _begin_batch(self, network: Any, pixels: Any) -> None:
+        self._computing.since = time.monotonic()
+
+    def _end_batch(self, network: Any, pixels: Any, vectors: Any) -> None:
+        import torch
+
+        if vectors.is_cuda:
+            torch.cuda.current_stream(vectors.device).synchronize()  # for which the thread is about to wait
+        with self._lock:
+            self._compute_seconds += time.monotonic() - self._computing.since
