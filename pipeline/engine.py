@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from pipeline.discovery import printable
 from pipeline.errors import ConfigError
-from pipeline.inference.ending import uninterrupted
 
 if TYPE_CHECKING:
     from pipeline.rayengine import RayEngine
@@ -62,14 +61,13 @@ def opened_engine(name: str, address: str, *, workers: int, device: str, command
         # takes a machine for one that can have no cluster, and answers to this process alone.
         os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    with uninterrupted():
-        try:
-            from pipeline.rayengine import RayEngine
-        except ModuleNotFoundError as error:
-            if error.name != "ray":
-                raise
-            raise ConfigError('engine ray: Ray is not installed; pip install "lrcn-pipeline[ray]"') from None
-        engine = RayEngine(address, workers=workers, device=device)
+    try:
+        from pipeline.rayengine import RayEngine
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise ConfigError('engine ray: Ray is not installed; pip install "lrcn-pipeline[ray]"') from None
+    engine = RayEngine(address, workers=workers, device=device)
     try:
         yield engine
     finally:

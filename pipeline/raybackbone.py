@@ -1,10 +1,10 @@
-"""The actor that makes features, and answers, of frames that tasks decode: one for each GPU, or for each node."""
+"""The actor that makes features of frames that tasks decode, and answers of features."""
 
 import queue
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import ray
 
 from pipeline.errors import ConfigError, LrcnError
-from pipeline.inference.answers import Answer, reason_of, status_of
-from pipeline.raydecode import End, Source, decode, require_versions
+from pipeline.features.store import VideoFeatures
+from pipeline.raydecode import End, Look, LostWorkerError, Source, decode, require_versions
 from pipeline.threads import SIGNAL_SECONDS
 from pipeline.video.flow import FlowFrame
 from pipeline.video.reader import Frame
-from pipeline.view import View
+from pipeline.video.verdict import Verdict
 
 PIECES_AHEAD = 2  # of a video, that wait to be taken
 READERS_AHEAD = 1  # videos that are asked for while the tasks of others take all processors
@@ -35,20 +35,23 @@ class Job(NamedTuple):
 class Setup:
     """What an actor is made from.
 
-    files: of a model folder, or a backbone's alone. answers: a model's answers are wanted, with thumbnails, not its
-    backbone's features. num_tasks: videos decoded at a time. versions: of the packages where the command runs.
+    files: of a model folder, or a backbone's alone. head: makes of this folder and a device the function that turns a
+    video's features, or their error, into what is wanted in their place; see Head. num_tasks: videos decoded at a time.
     """
 
     files: Mapping[str, bytes]
-    view: View
     device: str
     num_tasks: int
-    answers: bool
-    versions: Mapping[str, str]
+    look: Look
+    head: "Callable[[Path, str], Head] | None"
+
+
+# Of a video's name, its features or the error that it ended in, and its verdict. It runs in the actor.
+Head = Callable[[str, VideoFeatures | Exception, Verdict | None], Any]
 
 
 class Done(NamedTuple):
-    """A video that is done. result: features, an answer, or the error that it ended in."""
+    """A video that is done. result: features, what the head made of them, or the error that it ended in."""
 
     number: int
     result: Any
@@ -62,10 +65,6 @@ class Report(NamedTuple):
     num_frames: int
     compute_seconds: float
     head_seconds: float
-
-
-class LostWorkerError(Exception):
-    """A process of Ray's died over a video, which may be no fault of the video's."""
 
 
 @dataclass(eq=False)
@@ -93,12 +92,11 @@ class Backbones:
             return error
 
     def _start(self, setup: Setup) -> int:
-        require_versions(setup.versions)
+        require_versions(setup.look.versions)
         # With PyTorch, which a task that decodes has no use for.
         from pipeline.device import choose_device
         from pipeline.features.backbones import read_backbone
         from pipeline.features.extract import Extractor
-        from pipeline.models.modelfolder import load_model
 
         device = choose_device(setup.device)
         with tempfile.TemporaryDirectory(prefix="lrcn-") as name:
@@ -106,8 +104,8 @@ class Backbones:
             for file, data in setup.files.items():
                 (folder / file).write_bytes(data)
             backbone = read_backbone(folder / "backbone.safetensors")
-            self._model = load_model(folder, str(device)) if setup.answers else None
-        view, workers = setup.view, setup.num_tasks + READERS_AHEAD
+            self._head = setup.head and setup.head(folder, str(device))
+        view, workers = setup.look.view, setup.num_tasks + READERS_AHEAD
         self._extractor = Extractor(backbone, view.crop, device, workers=workers, crops=view.crops)
         self._lock, self._computing = threading.Lock(), threading.local()
         self._extractor.network.register_forward_pre_hook(self._begin_batch)
@@ -118,7 +116,7 @@ class Backbones:
         self._task: Any = ray.remote(num_cpus=1, num_returns="streaming", max_retries=0)(decode).options(
             _generator_backpressure_num_objects=PIECES_AHEAD
         )
-        self._look = ray.put({"view": view, "thumbnail": setup.answers, "versions": setup.versions})
+        self._look = ray.put(setup.look)
         threading.Thread(target=self._run, name="run", daemon=True).start()
         return self._extractor.compute_threads
 
@@ -172,20 +170,13 @@ class Backbones:
             raise LostWorkerError(str(error).splitlines()[0]) from None
 
     def _finished(self, reading: _Reading, result: Any) -> Any:
-        if self._model is None or isinstance(result, LostWorkerError | ConfigError):
+        if self._head is None or isinstance(result, LostWorkerError | ConfigError):
             return result
-        from pipeline.inference.recognizer import answer_of
-
-        name, begin = reading.job.name, time.monotonic()
-        try:
-            if isinstance(result, Exception):
-                raise result
-            return answer_of(self._model, name, result, reading.end.verdict)
-        except Exception as error:  # noqa: BLE001 - one file's failure is its answer, the others go on
-            return Answer(name, status_of(error), reason_of(error))
-        finally:
-            with self._lock:
-                self._head_seconds += time.monotonic() - begin
+        begin = time.monotonic()
+        finished = self._head(reading.job.name, result, reading.end.verdict)
+        with self._lock:
+            self._head_seconds += time.monotonic() - begin
+        return finished
 
     def _count(self, num_frames: int) -> None:
         with self._lock:

@@ -8,10 +8,11 @@ import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import av
 import cv2
@@ -22,7 +23,6 @@ from pipeline import __version__
 from pipeline.errors import ConfigError, RejectedVideo
 from pipeline.features.crop import center_crop, i420_square
 from pipeline.files import content_hash
-from pipeline.inference.thumbnails import Thumbnail
 from pipeline.video.flow import NO_FLOW, FlowFrame, flow_frames
 from pipeline.video.framestore import FrameStore
 from pipeline.video.isolation import decoders_of
@@ -64,12 +64,34 @@ class Piece(NamedTuple):
 
 
 class End(NamedTuple):
-    """What became of decoding a video. error: that it ended in. thumbnail: a JPEG file, where one was wanted."""
+    """What became of decoding a video. error: that it ended in. jpeg: what the watcher made of it, see Look."""
 
     error: Exception | None = None
     verdict: Verdict | None = None
-    thumbnail: bytes | None = None
+    jpeg: bytes | None = None
     busy_seconds: float = 0.0
+
+
+class LostWorkerError(Exception):
+    """A process of Ray's died over a video, which may be no fault of the video's."""
+
+
+class Watcher(Protocol):
+    """Passes a video's frames on; behind the last one `jpeg` is a picture that it made of them, or None."""
+
+    jpeg: bytes | None
+
+    def watch(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """The frames."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a task looks at its video. versions: of the packages where the command runs."""
+
+    view: View
+    watcher: Callable[[], Watcher] | None
+    versions: Mapping[str, str]
 
 
 @cache
@@ -103,16 +125,16 @@ def timed(function: Callable[[Any], Any], item: Any, wanted: Mapping[str, str]) 
     return time.monotonic() - begin, result
 
 
-def decode(source: Source, setup: Mapping[str, Any]) -> Iterator[tuple[Piece | None, End | None]]:
-    """The task: pieces of a video, and in the last item its end. setup: view, thumbnail, versions."""
-    view: View = setup["view"]
-    thumbnail = Thumbnail() if setup["thumbnail"] else None
+def decode(source: Source, look: Look) -> Iterator[tuple[Piece | None, End | None]]:
+    """The task: pieces of a video, and in the last item its end."""
+    view = look.view
+    watcher = None if look.watcher is None else look.watcher()
     error: Exception | None = None
     verdict: Verdict | None = None
     piece: Piece | None = None
     begin, waited = time.monotonic(), 0.0
     try:
-        require_versions(setup["versions"])
+        require_versions(look.versions)
         reader = None
         if isinstance(source, FileSource):
             reader = decoders_of(source.limits).reader(source.path)
@@ -120,7 +142,7 @@ def decode(source: Source, setup: Mapping[str, Any]) -> Iterator[tuple[Piece | N
         else:
             frames = FrameStore(source.folder, view.frames_key).read(source.sha256)
         with closing(cast(Any, frames)):
-            for piece, following in _with_next(_pieces(thumbnail.watch(frames) if thumbnail else frames, view)):
+            for piece, following in _with_next(_pieces(watcher.watch(frames) if watcher else frames, view)):
                 if following:  # the last one goes with the end
                     left = time.monotonic()
                     yield piece, None
@@ -128,8 +150,8 @@ def decode(source: Source, setup: Mapping[str, Any]) -> Iterator[tuple[Piece | N
         verdict = reader.verdict if reader else None
     except Exception as failure:  # noqa: BLE001 - whatever ends one video is that video's result
         error, piece = _portable(failure), None
-    picture = thumbnail.jpeg if thumbnail else None
-    yield piece, End(error, verdict, picture, time.monotonic() - begin - waited)
+    jpeg = watcher.jpeg if watcher else None
+    yield piece, End(error, verdict, jpeg, time.monotonic() - begin - waited)
 
 
 def _pieces(frames: Iterator[Frame], view: View) -> Iterator[Piece]:

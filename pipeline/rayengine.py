@@ -7,11 +7,12 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 import time
 import warnings
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import suppress
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,18 +22,33 @@ import ray
 
 from pipeline.device import num_workers
 from pipeline.errors import ConfigError
-from pipeline.raybackbone import LostWorkerError, Setup
-from pipeline.raydecode import timed, versions
-from pipeline.raypool import TRIES, RayPool, Use, first_line, lost_reason, taken
+from pipeline.raydecode import LostWorkerError, timed, versions
 from pipeline.threads import SIGNAL_SECONDS
-from pipeline.view import View
 
 # Of the memory that a Ray of our own keeps objects in: for a model, and for the pieces that each task may have sent.
 STORE_BYTES = 512 * 2**20
 STORE_BYTES_PER_TASK = 32 * 2**20
 SECONDS_TO_CONNECT = 10.0
+TRIES = 3  # of a video over which a process died
 
 Item = TypeVar("Item")
+
+
+@dataclass
+class Use:
+    """What was done, and whom it kept busy.
+
+    seconds: while there was work. num_lost: processes that died. busy_seconds: of a stage's tasks or threads together;
+    at_a_time: how many of them there are.
+    """
+
+    startup_seconds: float = 0.0
+    seconds: float = 0.0
+    num_videos: int = 0
+    num_frames: int = 0
+    num_lost: int = 0
+    busy_seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    at_a_time: dict[str, int] = field(default_factory=dict)
 
 
 class RayEngine:
@@ -47,7 +63,6 @@ class RayEngine:
         begin = time.monotonic()
         self.use = Use()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._pools: list[RayPool] = []
         try:
             self._connect(address, num_workers(workers))
             resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -82,21 +97,28 @@ class RayEngine:
                 "object_store_memory": STORE_BYTES + num_processors * STORE_BYTES_PER_TASK,
                 "_temp_dir": self._folder.name,
             }
+        # Ray takes SIGTERM for itself, where this is the main thread.
+        before = signal.getsignal(signal.SIGTERM)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-        except SystemExit:  # Ray has taken SIGTERM for itself
+        except SystemExit:
             raise KeyboardInterrupt(signal.SIGTERM) from None
         except Exception as error:  # noqa: BLE001 - Ray fails in any way, and an address is the user's
             where = f"Ray address {address}: {first_line(error)}; is it that of a cluster, and the token its own?"
             raise ConfigError(where if address else f"Ray cannot be started here: {first_line(error)}") from None
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)
+
+    def nodes(self) -> list[str]:
+        """Ids of the nodes that have processors for tasks."""
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        return [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
 
     def close(self) -> None:
         """Leave the cluster; one of our own is stopped."""
-        for pool in self._pools:
-            with suppress(Exception):  # the cluster may be gone
-                pool.close()
         ray.shutdown()
         if self._folder is not None:
             self._folder.cleanup()
@@ -164,19 +186,21 @@ class RayEngine:
             for reference in running:
                 ray.cancel(reference, force=True)
 
-    def pool(self, files: Mapping[str, bytes], view: View, *, answers: bool) -> RayPool:
-        """Actors with what these files hold, which live as long as the engine; see Setup.
 
-        There is one for each GPU, or one for each node, which computes beside the tasks there.
-        """
-        nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        places = [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
-        places = [None] * self.num_gpus or places
-        num_tasks = -(-self.num_tasks // len(places))
-        device = "cuda" if self.num_gpus else "cpu"
-        pool = RayPool(Setup(files, view, device, num_tasks, answers, versions()), places, self.use)
-        self._pools.append(pool)
-        return pool
+def lost_reason(error: Exception) -> str:
+    """Why a video is given up over which processes died."""
+    return f"the Ray process that had it died, again and again ({first_line(error)})"
+
+
+def first_line(error: Exception) -> str:
+    """What an error of Ray's says in short."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
+
+
+def taken(items: deque[Item]) -> Iterator[Item]:
+    """Items, taken out of a queue as they are asked for."""
+    while items:
+        yield items.popleft()
 
 
 def _require_listener(host: str, port: int, address: str) -> None:

@@ -1,42 +1,28 @@
 """Actors that make features, or answers, of videos: fed, watched and replaced by the driver."""
 
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any, TypeVar
+from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.errors import ConfigError, LrcnError, RejectedVideo
-from pipeline.raybackbone import Backbones, Done, Job, LostWorkerError, Report, Setup
-from pipeline.raydecode import End, Source
+from pipeline.raybackbone import Backbones, Done, Head, Job, Report, Setup
+from pipeline.raydecode import End, Look, LostWorkerError, Source, Watcher, versions
+from pipeline.rayengine import TRIES, RayEngine, first_line, lost_reason, taken
 from pipeline.threads import SIGNAL_SECONDS
+from pipeline.view import View
 
-TRIES = 3  # of a video over which a task died; of an actor that does not start
+TRIES_TO_START = 3  # actors, none of which starts
 TRIES_ALONE = 2  # of a video that was an actor's only one when it died
 AHEAD = 2  # videos that an actor has, for each that it has decoded
-
-Item = TypeVar("Item")
-
-
-@dataclass
-class Use:
-    """What was done, and whom it kept busy.
-
-    seconds: while there was work. num_lost: processes that died. busy_seconds: of a stage's tasks or threads together;
-    at_a_time: how many of them there are.
-    """
-
-    startup_seconds: float = 0.0
-    seconds: float = 0.0
-    num_videos: int = 0
-    num_frames: int = 0
-    num_lost: int = 0
-    busy_seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    at_a_time: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -56,13 +42,28 @@ class RayPool:
 
     The videos that it was at are done again, each alone with an actor: so the one that kills actors is found.
 
-    nodes: for each actor the node that it is to be on; None for where a GPU is free. use: what is added to.
+    There is one for each GPU of the cluster, or one for each node, which computes beside the tasks there. Use it as a
+    context manager: leaving it ends them.
+
+    files: of a model folder, or a backbone's alone. head: see Setup; without it results are features. watcher: see
+    Watcher. Raises LrcnError for files that hold no such thing.
     """
 
-    def __init__(self, setup: Setup, nodes: list[str | None], use: Use) -> None:
-        self._limit = AHEAD * setup.num_tasks + 1
-        self._setup = ray.put(setup)
-        self._use = use
+    def __init__(
+        self,
+        engine: RayEngine,
+        files: Mapping[str, bytes],
+        view: View,
+        *,
+        head: Callable[[Path, str], Head] | None = None,
+        watcher: Callable[[], Watcher] | None = None,
+    ) -> None:
+        nodes: list[str | None] = [*engine.nodes()] if not engine.num_gpus else [None] * engine.num_gpus
+        num_tasks = -(-engine.num_tasks // len(nodes))
+        device = "cuda" if engine.num_gpus else "cpu"
+        self._setup = ray.put(Setup(files, device, num_tasks, Look(view, watcher, versions()), head))
+        self._limit = AHEAD * num_tasks + 1
+        self._use = use = engine.use
         self._num_failed = 0  # starts, since one went well
         self._jobs: Iterator[Job] = iter(())
         self._again: deque[Job] = deque()
@@ -98,11 +99,16 @@ class RayPool:
         finally:
             self._use.seconds += time.monotonic() - begin
 
-    def close(self) -> None:
+    def __enter__(self) -> "RayPool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """End the actors, and with them the tasks that decode for them."""
         for actor in self._actors:
-            ray.kill(actor.handle)
-        self._actors = []
+            with suppress(Exception):  # the cluster may be gone
+                ray.kill(actor.handle)
 
     def _new(self, node: str | None) -> _Actor:
         place = "DEFAULT" if node is None else NodeAffinitySchedulingStrategy(node, soft=True)
@@ -169,7 +175,7 @@ class RayPool:
         """Have another actor in the place of one that died, and its jobs done again."""
         self._use.num_lost += 1
         self._num_failed += not actor.threads
-        if self._num_failed == TRIES:
+        if self._num_failed == TRIES_TO_START:
             raise LrcnError(f"Ray cannot start a process for the backbone ({first_line(error)}); see Ray's logs")
         self._actors.remove(actor)
         self._actors.append(self._new(actor.node))
@@ -187,19 +193,3 @@ class RayPool:
 def _given_up(job: Job, reason: Exception) -> Done:
     error = RejectedVideo(lost_reason(reason), is_transient=True)
     return Done(job.number, error, End(error))
-
-
-def lost_reason(error: Exception) -> str:
-    """Why a video is given up over which processes died."""
-    return f"the Ray process that had it died, again and again ({first_line(error)})"
-
-
-def first_line(error: Exception) -> str:
-    """What an error of Ray's says in short."""
-    return (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
-
-
-def taken(items: deque[Item]) -> Iterator[Item]:
-    """Items, taken out of a queue as they are asked for."""
-    while items:
-        yield items.popleft()

@@ -15,12 +15,16 @@ from pipeline.inference.timesteps import write_timesteps
 from pipeline.models.modelspec import verify_model
 from pipeline.progress import Progress
 from pipeline.video.limits import Limits
+from pipeline.view import View
 
 if TYPE_CHECKING:
+    from pipeline.features.store import VideoFeatures
     from pipeline.inference.recognizer import Recognizer
     from pipeline.inference.thumbnails import Thumbnail
+    from pipeline.raybackbone import Head
     from pipeline.raypool import RayPool
     from pipeline.video.reader import Frame
+    from pipeline.video.verdict import Verdict
 
 
 class Answering:
@@ -84,7 +88,7 @@ class Answering:
             path, answer = paths[done.number], done.result
             if isinstance(answer, Exception):
                 answer = Answer(path, status_of(answer), reason_of(answer))
-            self._thumbnails[path] = Thumbnail(done.end.thumbnail)
+            self._thumbnails[path] = Thumbnail(done.end.jpeg)
             yield answer
 
     def _watch(self, path: str, frames: "Iterator[Frame]") -> "Iterator[Frame]":
@@ -101,15 +105,8 @@ class Answering:
             spec = verify_model(self._model)
             if not spec.view.has_pictures:
                 raise ConfigError(f"{self._model}: reads ready-made features, for which there is only the local engine")
-        engine = self._open.enter_context(
-            opened_engine(
-                self._engine, self._ray_address, workers=self._workers, device=self._device, command="predict"
-            )
-        )
-        if engine is not None:
-            files = {path.name: path.read_bytes() for path in self._model.iterdir() if path.is_file()}
-            self._pool = engine.pool(files, spec.view, answers=True)
             self._classes = list(spec.classes)
+            self._load_by_ray(spec.view)
             return
         with uninterrupted():
             from pipeline.inference.recognizer import Recognizer  # with PyTorch, which takes seconds
@@ -119,6 +116,21 @@ class Answering:
             )
         self._classes = self._recognizer.model.classes
 
+    def _load_by_ray(self, view: View) -> None:
+        with uninterrupted():
+            engine = self._open.enter_context(
+                opened_engine(
+                    self._engine, self._ray_address, workers=self._workers, device=self._device, command="predict"
+                )
+            )
+            assert engine is not None
+            from pipeline.inference.thumbnails import Thumbnail
+            from pipeline.raypool import RayPool
+
+        files = {path.name: path.read_bytes() for path in self._model.iterdir() if path.is_file()}
+        pool = RayPool(engine, files, view, head=answering_with, watcher=Thumbnail)
+        self._pool = self._open.enter_context(pool)
+
     def __enter__(self) -> "Answering":
         return self
 
@@ -126,3 +138,21 @@ class Answering:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
+
+
+def answering_with(folder: Path, device: str) -> "Head":
+    """What answers with the model in a folder, as Recognizer does; for actors of Ray."""
+    from pipeline.inference.recognizer import answer_of
+    from pipeline.models.modelfolder import load_model
+
+    model = load_model(folder, device)
+
+    def answer(path: str, result: "VideoFeatures | Exception", verdict: "Verdict | None") -> Answer:
+        try:
+            if isinstance(result, Exception):
+                raise result
+            return answer_of(model, path, result, verdict)
+        except Exception as error:  # noqa: BLE001 - one file's failure is its answer, the others go on
+            return Answer(path, status_of(error), reason_of(error))
+
+    return answer

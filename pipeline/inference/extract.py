@@ -76,8 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.engine, options.ray_address, workers=options.workers, device=options.device, command="extract"
         ) as engine:
             if engine is not None:
-                pool = engine.pool({"backbone.safetensors": backbone_file(backbone)}, view, answers=False)
-                return extract_files(inputs, store, partial(features_by_ray, pool, limits), workers, options.out)
+                from pipeline.raypool import RayPool
+
+                with RayPool(engine, {"backbone.safetensors": backbone_file(backbone)}, view) as pool:
+                    return extract_files(inputs, store, partial(features_by_ray, pool, limits), workers, options.out)
             extractor = Extractor(
                 backbone, view.crop, choose_device(options.device), workers=workers, crops=view.crops, flow=view.flow
             )

@@ -52,12 +52,13 @@ def features_of(
             yield from extractor.run(((sha256, frames.read(sha256)) for sha256 in missing), progress.add_frames)
             return
         from pipeline.raydecode import StoredSource
+        from pipeline.raypool import RayPool
 
         folder = absolute(frames.folder)
-        pool = engine.pool({"backbone.safetensors": backbone_file(backbone)}, view, answers=False)
         videos = ((sha256, StoredSource(folder, sha256)) for sha256 in missing)
-        for done in pool.run(videos, progress.add_frames):
-            yield missing[done.number], done.result
+        with RayPool(engine, {"backbone.safetensors": backbone_file(backbone)}, view) as pool:
+            for done in pool.run(videos, progress.add_frames):
+                yield missing[done.number], done.result
 
 
 def extract_all(options: StageOptions) -> None:

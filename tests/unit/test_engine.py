@@ -16,14 +16,16 @@ from tests.videos import write
 
 raydecode = pytest.importorskip("pipeline.raydecode", reason="Ray is not installed (extra `ray`)")
 from pipeline import raypool  # noqa: E402
-from pipeline.raybackbone import Done, Job, LostWorkerError, Report, Setup  # noqa: E402
-from pipeline.raydecode import End, FileSource  # noqa: E402
+from pipeline.inference.thumbnails import Thumbnail  # noqa: E402
+from pipeline.raybackbone import Done, Job, Report  # noqa: E402
+from pipeline.raydecode import End, FileSource, LostWorkerError  # noqa: E402
+from pipeline.rayengine import Use  # noqa: E402
 
 VIEW = View(fps=25.0, short_side=48, crop=32)
 
 
-def setup(view: View = VIEW, **changes: object) -> dict[str, object]:
-    return {"view": view, "thumbnail": True, "versions": raydecode.versions(), **changes}
+def look(view: View = VIEW, versions: dict[str, str] | None = None) -> raydecode.Look:
+    return raydecode.Look(view, Thumbnail, versions or raydecode.versions())
 
 
 def frames_of(items: list[tuple]) -> tuple[list[tuple[float, float, bytes]], End]:
@@ -48,7 +50,7 @@ def test_pieces_hold_the_frames_of_the_plain_reader(source, monkeypatch, piece_b
     from pipeline.features.crop import crop_of_frame
 
     monkeypatch.setattr(raydecode, "PIECE_BYTES", piece_bytes)
-    found, end = frames_of(list(raydecode.decode(source, setup())))
+    found, end = frames_of(list(raydecode.decode(source, look())))
     expected = list(VideoReader(source.path).frames(25.0, 48))
     assert [item[:2] for item in found] == [frame[:2] for frame in expected]
     for (*_, pixels), frame in zip(found, expected, strict=True):
@@ -57,7 +59,7 @@ def test_pieces_hold_the_frames_of_the_plain_reader(source, monkeypatch, piece_b
         crop_of_frame(sent, 32, 0, pictures[0])
         crop_of_frame(frame, 32, 0, pictures[1])
         assert np.array_equal(*pictures)
-    assert (end.error, end.verdict.status, end.thumbnail[:3]) == (None, "ok", b"\xff\xd8\xff")
+    assert (end.error, end.verdict.status, end.jpeg[:3]) == (None, "ok", b"\xff\xd8\xff")
 
 
 @pytest.mark.parametrize("crops", [1, 10])
@@ -66,7 +68,7 @@ def test_flow_is_computed_where_frames_are(source, crops):
     from pipeline.video.flow import FlowFrame, flow_frames
 
     view = View(fps=25.0, short_side=48, crop=32, crops=crops, flow="dis")
-    found, _ = frames_of(list(raydecode.decode(source, setup(view))))
+    found, _ = frames_of(list(raydecode.decode(source, look(view))))
     expected = list(flow_frames(VideoReader(source.path).frames(25.0, 48), "dis"))
     assert [item[:2] for item in found] == [frame[:2] for frame in expected]
     shape = (48, 64, 3) if crops == 10 else (32, 32, 3)
@@ -89,7 +91,7 @@ def test_what_ends_a_video_is_in_its_end(source, tmp_path):
         ),
     }
     for reason, (bad, view) in ends.items():
-        [(piece, end)] = raydecode.decode(bad, setup(view))
+        [(piece, end)] = raydecode.decode(bad, look(view))
         assert piece is None
         assert isinstance(end.error, RejectedVideo)
         assert reason in str(end.error)
@@ -97,7 +99,7 @@ def test_what_ends_a_video_is_in_its_end(source, tmp_path):
 
 def test_other_versions_are_refused(source):
     other = {**raydecode.versions(), "torch": "1.0"}
-    [(_, end)] = raydecode.decode(source, setup(versions=other))
+    [(_, end)] = raydecode.decode(source, look(versions=other))
     assert isinstance(end.error, ConfigError)
     with pytest.raises(ConfigError, match=r"Ray node .* has torch .*, not 1\.0; expected what the command runs with"):
         raydecode.timed(len, "", other)
@@ -162,8 +164,8 @@ class FakeRay:
 
 def pool_with(monkeypatch, ray: FakeRay, num_actors: int = 2) -> raypool.RayPool:
     monkeypatch.setattr(raypool, "ray", ray)
-    nodes: list[str | None] = [None] * num_actors
-    return raypool.RayPool(Setup({}, VIEW, "cpu", 2, True, {}), nodes, raypool.Use())
+    engine = SimpleNamespace(num_gpus=num_actors, num_tasks=2 * num_actors, use=Use())
+    return raypool.RayPool(engine, {}, VIEW)
 
 
 def results(pool: raypool.RayPool, num_videos: int = 30) -> dict[str, object]:
