@@ -108,20 +108,21 @@ def test_stages_write_the_same_stores(place, cluster):
     assert "Ray" not in said  # nothing to do, nobody asked
 
 
-@pytest.mark.parametrize("kind", ["decode", "Backbones"])
-def test_a_process_of_rays_that_is_killed_is_replaced(place, plain, cluster, kind):
-    out = f"killed-{kind}"
-    process = predict(place, out, cluster, "--engine", "ray")
-    moment = random.Random(SEED).randrange(5, 40)
+def test_processes_of_rays_that_are_killed_are_replaced(place, plain, cluster):
+    """A task that decodes, and later an actor."""
+    process = predict(place, "killed", cluster, "--engine", "ray")
+    rng = random.Random(SEED)
+    moments = {"decode": rng.randrange(5, 25), "Backbones": rng.randrange(30, 60)}
     node = next(p.pid for p in psutil.process_iter(["cmdline"]) if is_head(p, cluster))
-    num_killed = 0
-    while process.poll() is None and not num_killed:
-        if clusters.num_lines(place / out / ".ledger.jsonl") >= moment:
-            num_killed = clusters.kill(clusters.workers(node, kind)[:1])
+    num_killed = dict.fromkeys(moments, 0)
+    while process.poll() is None and not all(num_killed.values()):
+        for kind, moment in moments.items():
+            if not num_killed[kind] and clusters.num_lines(place / "killed/.ledger.jsonl") >= moment:
+                num_killed[kind] = clusters.kill(clusters.workers(node, kind)[:1])
         time.sleep(0.001)
     said = clusters.finished(process, 1)
-    assert num_killed == 1
-    assert clusters.contents(place / out) == plain, said
+    assert num_killed == {"decode": 1, "Backbones": 1}
+    assert clusters.contents(place / "killed") == plain, said
 
 
 def is_head(process: psutil.Process, cluster: dict[str, str]) -> bool:
