@@ -12,6 +12,7 @@ from pipeline import remote
 from pipeline.cache import FileCache, cache_bytes
 from pipeline.data.cards import read_dataset
 from pipeline.errors import ConfigError, DataError, LrcnError, RejectedVideo
+from pipeline.files import MACHINE
 from pipeline.files import content_hash as hash_of_file
 from pipeline.inference.answers import Answer, VideoFacts
 from pipeline.inference.inputs import find_inputs, read_list
@@ -217,7 +218,7 @@ def test_the_cache_keeps_to_its_size_and_to_files_in_use(tmp_path):
         file.write_bytes(b"x" * 300)
 
     (tmp_path / "mine.mp4").write_bytes(b"y" * 5000)  # somebody else's
-    (tmp_path / f".{name(9)}.0123456789abcdef0123456789abcdef.tmp").write_bytes(b"z")  # of a dead process
+    (tmp_path / f".{name(9)}.{MACHINE}{'0' * (32 - len(MACHINE))}.tmp").write_bytes(b"z")  # of a dead process
     with ExitStack() as stack:
         used = stack.enter_context(cache.file(name(0), fetch))
         for number in range(1, 6):
