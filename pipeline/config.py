@@ -280,7 +280,8 @@ class Runtime(_Section):
     per core. limits: what one file may cost before it is given up; only files that exceed them come out otherwise.
     frames_memory_gb: decoded frames that end-to-end training keeps in memory (of each process); others are decoded anew
     in every epoch. cache_gb: fetched media that are kept on the disk, see `pipeline.cache`; LRCN_CACHE_GB, where it is
-    set, says so instead.
+    set, says so instead. engine: what the stages decode and extract run on; ray_address: of a running Ray cluster, ""
+    for that of RAY_ADDRESS, or one that is started on this machine.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -288,6 +289,8 @@ class Runtime(_Section):
     limits: Limits = Limits()
     frames_memory_gb: Annotated[float, Field(ge=0)] = 2.0
     cache_gb: Annotated[float, Field(ge=0)] = DEFAULT_GB
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str = ""
 
 
 def load_experiment(path: Path | str) -> Experiment:

@@ -114,7 +114,7 @@ class Watch:
         self.seen: dict[int, float] = {}  # process of a stage: when it was seen last
         self.writers: list[tuple[int, ...]] = []  # processes that wrote at the same time, without repetitions
         self.num_looks = 0
-        self._before = {entry.name for entry in Path("/proc").iterdir()}  # none of these is a stage of what is watched
+        self._before = {*psutil.pids()}  # none of these is a stage of what is watched
 
     def __enter__(self) -> "Watch":
         self._thread.start()
@@ -136,8 +136,7 @@ class Watch:
     def _look(self) -> None:
         while not self._over.wait(STEP_SECONDS):
             self.num_looks += 1
-            names = {entry.name for entry in Path("/proc").iterdir()} - self._before
-            pids = [int(name) for name in names if name.isdigit()]
+            pids = {*psutil.pids()} - self._before
             stages = [pid for pid in pids if self._is_of_stage(pid)]
             self.seen |= dict.fromkeys(stages, time.monotonic())
             now = tuple(sorted({first_of(pid, stages) for pid in stages if self._writes(pid)}))

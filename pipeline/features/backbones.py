@@ -6,6 +6,7 @@ import math
 import re
 import socket
 import sys
+import tempfile
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -191,6 +192,14 @@ def save_backbone(backbone: Backbone, path: Path) -> None:
         "weights_sha256": backbone.weights_sha256,
     }
     write_arrays(path, backbone.arrays(), metadata)
+
+
+def backbone_file(backbone: Backbone) -> bytes:
+    """What `save_backbone` would write."""
+    with tempfile.TemporaryDirectory(prefix="lrcn-") as folder:
+        path = Path(folder, "backbone.safetensors")
+        save_backbone(backbone, path)
+        return path.read_bytes()
 
 
 class SavedBackbone(NamedTuple):

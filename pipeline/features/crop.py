@@ -43,6 +43,18 @@ def crop_to_rgb(i420: I420, crop: int, out: np.ndarray, place: int = 0) -> None:
 
     Nothing besides is converted: a square begins at even pixels, so its bits are those of the converted whole.
     """
+    square = i420_square(i420, crop, place)
+    if square.shape[1] == crop:
+        i420_to_rgb(square, out)
+    else:
+        out[...] = i420_to_rgb(square)[:crop, :crop]
+
+
+def i420_square(i420: I420, crop: int, place: int = 0) -> I420:
+    """The square at `place` of a frame, as a frame of its own with even sides, in which the crop is at place 0 again.
+
+    Raises ValueError when the frame is smaller than the crop.
+    """
     height, width = i420.shape[0] * 2 // 3, i420.shape[1]
     top, left = _corner(height, width, crop, place)
     side = crop + crop % 2  # an odd crop is cut from the next even one, which fits since frames have even sides
@@ -50,10 +62,7 @@ def crop_to_rgb(i420: I420, crop: int, out: np.ndarray, place: int = 0) -> None:
     for source, target, step in zip(planes(i420), planes(square), (1, 2, 2), strict=True):
         rows, columns = slice(top // step, (top + side) // step), slice(left // step, (left + side) // step)
         target[...] = source[rows, columns]
-    if side == crop:
-        i420_to_rgb(square, out)
-    else:
-        out[...] = i420_to_rgb(square)[:crop, :crop]
+    return square
 
 
 def _square(images: np.ndarray, crop: int, place: int) -> np.ndarray:

@@ -7,15 +7,18 @@ which file belongs to which video. With `--config` it is the pipeline's stage, w
 import argparse
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.device import choose_devices, num_workers
 from pipeline.discovery import printable
+from pipeline.engine import add_engine_arguments, opened_engine
 from pipeline.errors import ConfigError, RejectedVideo
-from pipeline.features.backbones import load_backbone
+from pipeline.features.backbones import backbone_file, load_backbone
 from pipeline.features.extract import Extractor
-from pipeline.features.store import FeatureStore
+from pipeline.features.store import FeatureStore, VideoFeatures
 from pipeline.files import write_table
 from pipeline.inference.answers import status_of
 from pipeline.inference.inputs import Inputs, add_decoding_arguments, add_input_arguments, inputs_of, limits_of
@@ -27,9 +30,13 @@ from pipeline.remote import content_hash
 from pipeline.remotenames import is_url, without_secrets
 from pipeline.shards import Shard, add_shard_argument, forget_shards, writing
 from pipeline.threads import in_threads
-from pipeline.video.isolation import DecoderPool
+from pipeline.video.isolation import DecoderPool, absolute
+from pipeline.video.limits import Limits
 from pipeline.video.reader import Frame
 from pipeline.view import View, features_key
+
+if TYPE_CHECKING:
+    from pipeline.raypool import RayPool
 
 COLUMNS = ("path", "status", "reason", "sha256", "num_frames")
 
@@ -56,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_shard_argument(parser, "writes the table")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add_decoding_arguments(parser)
+    add_engine_arguments(parser)
     options = parser.parse_args(argv)
     limits = limits_of(options)
     try:
@@ -73,16 +81,55 @@ def main(argv: Sequence[str] | None = None) -> int:
         )  # fmt: skip
         backbone.check_crop(view.crop)
         store = FeatureStore(options.out, features_key(view, backbone.name, backbone.weights_sha256))
-        extractor = Extractor(
-            backbone, view.crop, choose_devices(options.device), workers=num_workers(options.workers),
-            crops=view.crops, flow=view.flow,
-        )  # fmt: skip
-        with DecoderPool(limits) as decoders:
-            return extract_files(inputs, decoders, store, extractor, view, options.shard)
+        workers = num_workers(options.workers)
+        with opened_engine(
+            options.engine, options.ray_address, workers=options.workers, device=options.device, command="extract"
+        ) as engine:
+            if engine is not None:
+                from pipeline.raypool import RayPool
+
+                with RayPool(engine, {"backbone.safetensors": backbone_file(backbone)}, view) as pool:
+                    return extract_files(inputs, store, partial(features_by_ray, pool, limits), workers, options.shard)
+            extractor = Extractor(
+                backbone, view.crop, choose_devices(options.device), workers=workers, crops=view.crops, flow=view.flow
+            )
+            with DecoderPool(limits) as decoders:
+                features_of = partial(features_here, decoders, extractor, view)
+                return extract_files(inputs, store, features_of, workers, options.shard)
+
+
+# From content hash to path, and a function told of frames: the features of each video, or the error that it ended in,
+# and what was wrong with it.
+FeaturesOf = Callable[[Mapping[str, str], Callable[[int], None]], Iterator[tuple[str, VideoFeatures | Exception, str]]]
+
+
+def features_here(
+    decoders: DecoderPool, extractor: Extractor, view: View, videos: Mapping[str, str], progress: Callable[[int], None]
+) -> Iterator[tuple[str, VideoFeatures | Exception, str]]:
+    """FeaturesOf, by this process."""
+    readers = {sha256: decoders.reader(path) for sha256, path in videos.items()}
+    jobs: Iterator[tuple[str, Iterator[Frame]]] = (
+        (sha256, reader.frames(view.fps, view.short_side)) for sha256, reader in list(readers.items())
+    )
+    for sha256, result in reading_ahead(videos.values(), extractor.run(jobs, progress)):
+        reader = readers.pop(sha256)
+        yield sha256, result, "" if isinstance(result, Exception) else reader.verdict.reason
+
+
+def features_by_ray(
+    pool: "RayPool", limits: Limits, videos: Mapping[str, str], progress: Callable[[int], None]
+) -> Iterator[tuple[str, VideoFeatures | Exception, str]]:
+    """FeaturesOf, by Ray."""
+    from pipeline.raydecode import FileSource
+
+    hashes = list(videos)
+    sources = ((sha256, FileSource(absolute(path), limits)) for sha256, path in videos.items())
+    for done in pool.run(sources, progress):
+        yield hashes[done.number], done.result, "" if done.end.verdict is None else done.end.verdict.reason
 
 
 def extract_files(
-    inputs: Inputs, decoders: DecoderPool, store: FeatureStore, extractor: Extractor, view: View, shard: Shard | None
+    inputs: Inputs, store: FeatureStore, features_of: FeaturesOf, workers: int, shard: Shard | None
 ) -> int:
     """Write features and the table; returns the exit code. Equal files are done once, stored ones not again.
 
@@ -92,7 +139,7 @@ def extract_files(
     rows: dict[str, list[object]] = {}
     todo: dict[str, str] = {}
     states: dict[str, str] = {}
-    hashes = reading_ahead(inputs.files, in_threads(identify, inputs.files, extractor.workers))
+    hashes = reading_ahead(inputs.files, in_threads(identify, inputs.files, workers))
     found = dict(zip(inputs.files, Progress("hash", len(inputs.files)).over(hashes), strict=True))
     for path in inputs.paths:
         state, sha256, reason = found.get(path, ("", "", inputs.reasons.get(path, "")))
@@ -100,15 +147,9 @@ def extract_files(
         rows[path] = [path, status if reason else "ok", reason, sha256, 0]
         if sha256 and sha256 not in todo and not store.has(sha256):
             todo[sha256], states[sha256] = path, state
-    readers = {sha256: decoders.reader(path) for sha256, path in todo.items()}
-    jobs: Iterator[tuple[str, Iterator[Frame]]] = (
-        (sha256, reader.frames(view.fps, view.short_side)) for sha256, reader in list(readers.items())
-    )
     failures: dict[str, tuple[str, str]] = {}
     progress = Progress("extract", len(todo))
-    results = reading_ahead(todo.values(), extractor.run(jobs, progress.add_frames))
-    for sha256, result in progress.over(results):
-        reader = readers.pop(sha256)
+    for sha256, result, damage in progress.over(features_of(todo, progress.add_frames)):
         if file_state(todo[sha256]) != states[sha256]:
             failures[sha256] = ("failed", CHANGED)
         elif isinstance(result, RejectedVideo) and not result.is_transient:
@@ -116,7 +157,7 @@ def extract_files(
         elif isinstance(result, Exception):
             failures[sha256] = (status_of(result), str(result))
         else:
-            store.write(sha256, result, damage=reader.verdict.reason)
+            store.write(sha256, result, damage=damage)
     for row in rows.values():
         sha256 = str(row[3])
         if sha256 in failures:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipeline.device import num_workers
 from pipeline.discovery import printable
+from pipeline.engine import add_engine_arguments
 from pipeline.errors import LrcnError
 from pipeline.files import sweep, update_bytes
 from pipeline.inference.answering import Answering
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_shard_argument(work, "gathers the answers")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add_decoding_arguments(parser)
+    add_engine_arguments(parser)
     options = parser.parse_args(argv)
     if options.watch is not None and options.list == "-":
         raise LrcnError("--from - and --watch: standard input comes once; name a folder to watch, or a list in a file")
@@ -106,7 +108,9 @@ def predict(options: argparse.Namespace) -> int:
     with (
         writing(options.out, options.shard),
         _opened(home, model_id) as ledger,
-        Answering(options.out, ledger, model, options.device, options.workers, limits) as answering,
+        Answering(
+            options.out, ledger, model, options.device, options.workers, limits, options.engine, options.ray_address
+        ) as answering,
     ):
         for folder in FOLDERS:
             sweep(options.out / folder)

@@ -141,42 +141,7 @@ class Recognizer:
 
     def answer(self, path: str, features: VideoFeatures, verdict: Verdict | None) -> Answer:
         """The answer for a video whose features are there; verdict: what decoding it said, None without a video."""
-        model, step = self.model, 1 / self.model.spec.view.fps
-        values = features.values.astype(np.float32)
-        seconds = round(float(features.time_seconds[-1]) + step, 3)
-        timesteps = None
-        if model.task == "clip":
-            overall, clips = model.predict_with_clips(values)
-            segments = _clip_segments(model, clips, features.time_seconds, seconds)
-            if len(clips) > 1:
-                starts, size = model.clips_of(len(values))
-                timesteps = timesteps_of_windows(starts, size, clips, features.time_seconds)
-        else:
-            probs = model.predict_features(values)
-            timesteps = Timesteps(features.time_seconds, probs)
-            # The label of an untrimmed video is the action that fills most of it; shares of time are its scores.
-            overall = np.bincount(probs.argmax(axis=1), minlength=len(model.classes)) / len(probs)
-            segments = segments_of(timesteps, model.classes, model.spec.background, step)
-        ranked = list(np.argsort(-overall, kind="stable"))
-        if model.spec.background is not None and overall[ranked[0]] < 1:
-            ranked = [k for k in ranked if model.classes[k] != model.spec.background]
-        second = ranked[1] if len(ranked) > 1 else None
-        status: Status = "damaged" if verdict is not None and verdict.status == "damaged" else "ok"
-        return Answer(
-            path=path,
-            status=status,
-            reason="" if verdict is None else verdict.reason,
-            label=model.classes[ranked[0]],
-            score=float(overall[ranked[0]]),
-            runner_up="" if second is None else model.classes[second],
-            runner_up_score=None if second is None else float(overall[second]),
-            frames=len(features.values),
-            seconds=seconds,
-            scores={name: float(value) for name, value in zip(model.classes, overall, strict=True)},
-            segments=segments,
-            video=None if verdict is None else _facts(verdict),
-            timesteps=timesteps,
-        )
+        return answer_of(self.model, path, features, verdict)
 
     def close(self) -> None:
         """End the decoding processes."""
@@ -199,6 +164,46 @@ class _File(NamedTuple):
 
     def __str__(self) -> str:
         return self.path
+
+
+def answer_of(model: Model, path: str, features: VideoFeatures, verdict: Verdict | None) -> Answer:
+    """The answer of a model for a video whose features are there; verdict: what decoding said, None without a video."""
+    step = 1 / model.spec.view.fps
+    values = features.values.astype(np.float32)
+    seconds = round(float(features.time_seconds[-1]) + step, 3)
+    timesteps = None
+    if model.task == "clip":
+        overall, clips = model.predict_with_clips(values)
+        segments = _clip_segments(model, clips, features.time_seconds, seconds)
+        if len(clips) > 1:
+            starts, size = model.clips_of(len(values))
+            timesteps = timesteps_of_windows(starts, size, clips, features.time_seconds)
+    else:
+        probs = model.predict_features(values)
+        timesteps = Timesteps(features.time_seconds, probs)
+        # The label of an untrimmed video is the action that fills most of it; shares of time are its scores.
+        overall = np.bincount(probs.argmax(axis=1), minlength=len(model.classes)) / len(probs)
+        segments = segments_of(timesteps, model.classes, model.spec.background, step)
+    ranked = list(np.argsort(-overall, kind="stable"))
+    if model.spec.background is not None and overall[ranked[0]] < 1:
+        ranked = [k for k in ranked if model.classes[k] != model.spec.background]
+    second = ranked[1] if len(ranked) > 1 else None
+    status: Status = "damaged" if verdict is not None and verdict.status == "damaged" else "ok"
+    return Answer(
+        path=path,
+        status=status,
+        reason="" if verdict is None else verdict.reason,
+        label=model.classes[ranked[0]],
+        score=float(overall[ranked[0]]),
+        runner_up="" if second is None else model.classes[second],
+        runner_up_score=None if second is None else float(overall[second]),
+        frames=len(features.values),
+        seconds=seconds,
+        scores={name: float(value) for name, value in zip(model.classes, overall, strict=True)},
+        segments=segments,
+        video=None if verdict is None else _facts(verdict),
+        timesteps=timesteps,
+    )
 
 
 def _facts(verdict: Verdict) -> VideoFacts:

@@ -27,11 +27,12 @@ class Thumbnail:
     >>> for frame in thumbnail.watch(reader.frames(fps=8, short_side=224)): ...  # doctest: +SKIP
     >>> thumbnail.write(Path("results"), "clips/a.mp4")  # doctest: +SKIP
 
-    time_seconds: of the frame that was kept; None while there is none. is_written: whether its picture is on the disk.
+    jpeg: the picture as a JPEG file; equal frames give equal bytes. time_seconds: of the frame that was kept. None
+    while there is none. is_written: whether the picture is on the disk.
     """
 
-    def __init__(self) -> None:
-        self._rgb: NDArray[np.uint8] | None = None
+    def __init__(self, jpeg: bytes | None = None) -> None:
+        self.jpeg = jpeg
         self.time_seconds: float | None = None
         self.is_written = False
 
@@ -40,7 +41,7 @@ class Thumbnail:
 
         It is off the middle by an eighth of the video at most. Closing this closes `frames`.
         """
-        self._rgb = self.time_seconds = None
+        self.jpeg = self.time_seconds = None
         kept: list[Frame] = []  # frames 0, step, 2 step, ...
         step, count = 1, 0
         with contextlib.closing(cast(Any, frames)) if hasattr(frames, "close") else contextlib.nullcontext():
@@ -54,21 +55,21 @@ class Thumbnail:
                 yield frame
         if kept:
             middle = kept[round((count - 1) / 2 / step)]
-            self._rgb, self.time_seconds = _small(middle), middle.time_seconds
+            bgr = cv2.cvtColor(_small(middle), cv2.COLOR_RGB2BGR)
+            self.jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+            self.time_seconds = middle.time_seconds
 
     def write(self, folder: Path, path: str) -> None:
-        """Write `thumbnails/<output_name>.jpg` below the folder of results; equal frames give equal bytes.
+        """Write `thumbnails/<output_name>.jpg` below the folder of results.
 
         path: of the video. Where no frame was seen to the end there is no picture, and an older one is removed.
         """
         target = folder / THUMBNAILS / f"{output_name(path)}.jpg"
-        if self._rgb is None:
+        if self.jpeg is None:
             target.unlink(missing_ok=True)
             return
-        bgr = cv2.cvtColor(self._rgb, cv2.COLOR_RGB2BGR)
-        data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
         with replacing(target, synced=False) as temporary:
-            temporary.write_bytes(data)
+            temporary.write_bytes(self.jpeg)
         self.is_written = True
 
 

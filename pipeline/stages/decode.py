@@ -1,13 +1,15 @@
 """Stage `decode`: each video once into the frame store, with a verdict; a second run does only what is missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.data.annotations import check_ends
 from pipeline.data.scan import list_media
 from pipeline.data.tables import CHANGED, read_segments, read_videos
 from pipeline.device import num_workers
 from pipeline.discovery import printable
+from pipeline.engine import opened_engine
 from pipeline.errors import DataError, RejectedVideo
 from pipeline.files import sweep, write_contents, write_table
 from pipeline.prefetch import fetching_ahead
@@ -19,7 +21,9 @@ from pipeline.stages.checkfeatures import check_all
 from pipeline.stages.layout import WAIT_SECONDS, StageOptions, dataset_of, media_folder, stage_options, videos_of_shard
 from pipeline.threads import in_threads
 from pipeline.video.framestore import FrameStore
-from pipeline.video.isolation import DecoderPool
+from pipeline.video.isolation import DecoderPool, absolute, decoders_of
+from pipeline.video.limits import Limits
+from pipeline.video.reader import Frame
 from pipeline.video.verdict import Verdict
 from pipeline.view import View
 
@@ -48,15 +52,7 @@ def decode_all(options: StageOptions) -> None:
     store = FrameStore(options.layout.frames, view.frames_key)
     paths = {video.sha256: media / video.video_id for video in videos}  # equal files are decoded once
     missing = [sha256 for sha256 in paths if not store.has(sha256) or store.verdict(sha256).is_transient]
-    workers = num_workers(options.runtime.workers)
-    with DecoderPool(options.runtime.limits) as decoders, fetching_ahead(str(paths[sha256]) for sha256 in missing):
-        progress = Progress("decode", len(missing))
-
-        def decode(sha256: str) -> None:
-            decode_video(decoders, store, sha256, paths[sha256], view, progress)
-
-        for _ in progress.over(in_threads(decode, missing, workers)):
-            pass
+    decode_missing(options, store, {sha256: paths[sha256] for sha256 in missing})
     verdicts = {video.video_id: store.verdict(video.sha256) for video in videos}
     counts = {status: sum(v.status == status for v in verdicts.values()) for status in ("ok", "damaged", "rejected")}
     if options.shard is None:
@@ -79,6 +75,50 @@ def decode_all(options: StageOptions) -> None:
     rows = [[video_id, *(getattr(verdict, name) for name in COLUMNS)] for video_id, verdict in verdicts.items()]
     write_table(options.layout.decoded, ["video_id", *COLUMNS], rows)
     write_contents(options.layout.frames_table, store, paths)
+
+
+def decode_missing(options: StageOptions, store: FrameStore, paths: Mapping[str, Path | Url]) -> None:
+    """Put videos into the store, by the engine of the runtime settings."""
+    view, runtime = options.experiment.view, options.runtime
+    progress = Progress("decode", len(paths))
+    with opened_engine(
+        runtime.engine if paths else "local", runtime.ray_address if paths else "",
+        workers=runtime.workers, device="cpu", command="decode",
+    ) as engine:  # fmt: skip
+        if engine is None:
+            with DecoderPool(runtime.limits) as decoders, fetching_ahead(map(str, paths.values())):
+
+                def decode(sha256: str) -> None:
+                    decode_video(decoders, store, sha256, paths[sha256], view, progress.counting)
+
+                for _ in progress.over(in_threads(decode, paths, num_workers(runtime.workers))):
+                    pass
+            return
+        media = {sha256: absolute(path) for sha256, path in paths.items()}
+        videos = [Remote(sha256, path, absolute(store.folder), view, runtime.limits) for sha256, path in media.items()]
+        for video, result in progress.over(engine.map(decode_remotely, videos)):
+            if isinstance(result, int):
+                progress.add_frames(result)
+            else:
+                store.write_rejected(video.sha256, Verdict.rejected(str(result), is_transient=True))
+    sweep(store.folder)  # of what processes left that died
+
+
+class Remote(NamedTuple):
+    """A video that another process is to put into the store, and all that it needs to know."""
+
+    sha256: str
+    path: str
+    store: str
+    view: View
+    limits: Limits
+
+
+def decode_remotely(video: Remote) -> int:
+    """Put one video into the store, in a process of Ray's; returns the number of frames."""
+    store = FrameStore(video.store, video.view.frames_key)
+    decode_video(decoders_of(video.limits), store, video.sha256, Path(video.path), video.view, iter)
+    return store.info(video.sha256).num_frames
 
 
 def say_what_came(options: StageOptions) -> None:
@@ -108,9 +148,14 @@ def check_segments(options: StageOptions, verdicts: Mapping[str, Verdict]) -> No
 
 
 def decode_video(
-    decoders: DecoderPool, store: FrameStore, sha256: str, path: Path | Url, view: View, progress: Progress
+    decoders: DecoderPool,
+    store: FrameStore,
+    sha256: str,
+    path: Path | Url,
+    view: View,
+    watch: Callable[[Iterator[Frame]], Iterator[Frame]],
 ) -> None:
-    """Put one video into the store; one without a usable frame is stored as its reason."""
+    """Put one video into the store; one without a usable frame is stored as its reason. watch: passes its frames on."""
     try:
         if content_hash(path) != sha256:
             store.write_rejected(sha256, Verdict.rejected(CHANGED, is_transient=True))
@@ -122,7 +167,7 @@ def decode_video(
         raise DataError(f"{path}: {error}; run again when it can be fetched: what is decoded is kept") from None
     reader = decoders.reader(path)
     try:
-        frames = progress.counting(reader.frames(view.fps, view.short_side))
+        frames = watch(reader.frames(view.fps, view.short_side))
         store.write(sha256, frames, lambda: reader.verdict)
     except RejectedVideo:
         store.write_rejected(sha256, reader.verdict)

@@ -1,19 +1,21 @@
 """Stage `extract`: stored frames to stored feature vectors; a second run does only what is missing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pipeline.device import choose_devices, num_workers
 from pipeline.discovery import printable
+from pipeline.engine import opened_engine
 from pipeline.errors import LrcnError, RejectedVideo
-from pipeline.features.backbones import read_backbone
+from pipeline.features.backbones import Backbone, backbone_file, read_backbone
 from pipeline.features.extract import Extractor
-from pipeline.features.store import FeatureStore
+from pipeline.features.store import FeatureStore, VideoFeatures
 from pipeline.files import sweep, write_contents
 from pipeline.progress import Progress
 from pipeline.shards import forget_shards, writing
 from pipeline.stages.importfeatures import import_all
 from pipeline.stages.layout import WAIT_SECONDS, StageOptions, stage_options, videos_of_shard
 from pipeline.video.framestore import FrameStore
+from pipeline.video.isolation import absolute
 from pipeline.view import features_key
 
 
@@ -35,6 +37,32 @@ def extract_features(options: StageOptions) -> None:
             extract_all(options)
 
 
+def features_of(
+    options: StageOptions, backbone: Backbone, frames: FrameStore, missing: Sequence[str], progress: Progress
+) -> Iterator[tuple[str, VideoFeatures | Exception]]:
+    """Features of stored frames, by the engine of the runtime settings."""
+    view, runtime = options.settings.view, options.runtime
+    with opened_engine(
+        runtime.engine if missing else "local", runtime.ray_address if missing else "",
+        workers=runtime.workers, device=runtime.device, command="extract",
+    ) as engine:  # fmt: skip
+        if engine is None:
+            extractor = Extractor(
+                backbone, view.crop, choose_devices(runtime.device), workers=num_workers(runtime.workers),
+                crops=view.crops, flow=view.flow,
+            )  # fmt: skip
+            yield from extractor.run(((sha256, frames.read(sha256)) for sha256 in missing), progress.add_frames)
+            return
+        from pipeline.raydecode import StoredSource
+        from pipeline.raypool import RayPool
+
+        folder = absolute(frames.folder)
+        videos = ((sha256, StoredSource(folder, sha256)) for sha256 in missing)
+        with RayPool(engine, {"backbone.safetensors": backbone_file(backbone)}, view) as pool:
+            for done in pool.run(videos, progress.add_frames):
+                yield missing[done.number], done.result
+
+
 def extract_all(options: StageOptions) -> None:
     """Bring the feature store of the stream, and of the fold where it has its own, up to date; of a shard its part."""
     view, layout, name = options.settings.view, options.layout, options.representation
@@ -45,13 +73,8 @@ def extract_all(options: StageOptions) -> None:
     verdicts = {sha256: frames.verdict(sha256) for sha256 in videos}
     wanted = [sha256 for sha256 in videos if verdicts[sha256].status != "rejected"]
     missing = [sha256 for sha256 in wanted if not store.has(sha256)]
-    extractor = Extractor(
-        backbone, view.crop, choose_devices(options.runtime.device), workers=num_workers(options.runtime.workers),
-        crops=view.crops, flow=view.flow,
-    )  # fmt: skip
     progress = Progress("extract", len(missing))
-    results = extractor.run(((sha256, frames.read(sha256)) for sha256 in missing), progress.add_frames)
-    for sha256, result in progress.over(results):
+    for sha256, result in progress.over(features_of(options, backbone, frames, missing, progress)):
         if isinstance(result, RejectedVideo):
             store.write_rejected(sha256, str(result))
         elif isinstance(result, Exception):

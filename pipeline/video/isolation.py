@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -330,6 +331,12 @@ class _Child:
             cause = signal.Signals(-code).name if code < 0 else cause
         hint = ": out of memory?" if code == -signal.SIGKILL else ""
         return RejectedVideo(f"the decoding process died ({cause}{hint})", is_transient=True)
+
+
+@cache
+def decoders_of(limits: Limits) -> DecoderPool:
+    """The pool of a process that lives for many files, such as a worker of an engine; it ends with the process."""
+    return DecoderPool(limits)
 
 
 def absolute(path: str | os.PathLike[str]) -> str:

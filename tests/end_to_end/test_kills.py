@@ -59,7 +59,7 @@ def killed_in(root: Path, kind: str, stage: str, pause: float) -> int:
     while (found := stage_of(dvc.pid)) is None or found[1] != stage or (stage == TRAIN and not is_training(root)):
         assert dvc.poll() is None, (root / "repro.log").read_text()
         assert time.monotonic() < deadline, (root / "repro.log").read_text()
-        time.sleep(0.01)
+        time.sleep(0.05)  # each look at all processes costs some milliseconds
     time.sleep(0 if stage == TRAIN else pause)
     assert kill(kind, dvc) == stage
     return found[0]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline import cli
@@ -209,6 +210,15 @@ def test_decoding_stops_within_5_seconds_and_what_is_there_is_valid(toy, number)
     assert 10 <= len(found) < len(expected)
 
 
+def stands_still(pid: int) -> bool:
+    """Whether a process computes next to nothing for half a second."""
+    process = psutil.Process(pid)
+    before = process.cpu_times()
+    time.sleep(0.5)
+    after = process.cpu_times()
+    return after.user + after.system - before.user - before.system <= 0.01
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [INDEX, CHECK, PREDICT, EXTRACT_FILES])
 def test_every_command_stops_while_it_waits_for_decoding(toy, command):
@@ -217,7 +227,7 @@ def test_every_command_stops_while_it_waits_for_decoding(toy, command):
         wait_until(lambda: len(decoding_children(running.pid)) > 0)
         for child in decoding_children(running.pid):
             child.suspend()
-        time.sleep(0.5)  # by now the main thread waits
+        wait_until(lambda: stands_still(running.pid), running)  # its libraries are loaded, and the main thread waits
         begin = time.monotonic()
         running.send_signal(signal.SIGTERM)
         _, message = running.communicate(timeout=120)
