@@ -26,14 +26,11 @@ def fetching_ahead(paths: Iterable[str]) -> Iterator[None]:
     if not urls:
         yield
         return
-    remote.stop_waiting(False)
     ahead = _Ahead(urls)
     _all.append(ahead)
     try:
-        yield
-    except KeyboardInterrupt:
-        remote.stop_waiting()
-        raise
+        with remote.interruptible():
+            yield
     finally:
         _all.remove(ahead)
         ahead.stop()

@@ -245,9 +245,15 @@ def asked(path: str, ask: Callable[[], Made]) -> Made:
             return made
 
 
-def stop_waiting(is_ending: bool = True) -> None:
-    """Let no thread go on waiting for a server: the command is being stopped."""
-    (_ending.set if is_ending else _ending.clear)()
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """After Ctrl-C in the block no thread goes on waiting for a server; the next block waits again."""
+    _ending.clear()
+    try:
+        yield
+    except KeyboardInterrupt:
+        _ending.set()
+        raise
 
 
 def filesystem(path: str) -> Any:
@@ -292,6 +298,7 @@ def reset() -> None:
     _addresses.clear()
     _states.clear()
     _away.clear()
+    _ending.clear()
 
 
 def _address(path: str) -> str:

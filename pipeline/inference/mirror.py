@@ -45,7 +45,7 @@ def mirrored(url: Url, part: str = "") -> Iterator[Path]:
     url = Url(remote.named(url.rstrip("/")))
     name = hashlib.sha256(f"{url}\n{part}".encode()).hexdigest()[:16]
     folder = cache_folder("results") / name
-    with locked(folder, lock=folder.with_name(f".{name}.lock")):
+    with locked(folder, lock=folder.with_name(f".{name}.lock")), remote.interruptible():
         mirror = Mirror(url, folder)
         try:
             mirror.fetch()
@@ -56,9 +56,6 @@ def mirrored(url: Url, part: str = "") -> Iterator[Path]:
         thread.start()
         try:
             yield folder
-        except KeyboardInterrupt:
-            remote.stop_waiting()
-            raise
         finally:
             over.set()
         thread.join()

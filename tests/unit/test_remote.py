@@ -29,6 +29,7 @@ HTTP = pytest.mark.skipif("not __import__('importlib').util.find_spec('aiohttp')
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LRCN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
+    remote.reset()
     yield
     remote.reset()
 
@@ -151,6 +152,25 @@ def test_a_server_that_has_been_away_is_asked_once(monkeypatch):
     with pytest.raises(RejectedVideo, match="cannot be reached"):
         remote.asked("s3://b/y", ask)
     assert len(asked) > 2
+
+
+def test_ctrl_c_ends_the_waiting_of_one_command_not_of_the_next(monkeypatch):
+    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 0.2)
+    times = []
+
+    def ask():
+        times.append(time.monotonic())
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "no")
+
+    with pytest.raises(KeyboardInterrupt), remote.interruptible():
+        raise KeyboardInterrupt
+    with pytest.raises(RejectedVideo):
+        remote.asked("s3://b/x", ask)
+    assert len(times) == 1
+    times.clear()
+    with remote.interruptible(), pytest.raises(RejectedVideo):
+        remote.asked("s3://other/x", ask)
+    assert len(times) > 2
 
 
 @HTTP
