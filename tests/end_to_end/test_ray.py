@@ -20,7 +20,7 @@ pytest.importorskip("ray", reason="Ray is not installed (extra `ray`)")
 pytestmark = pytest.mark.slow
 
 CLIP, FRAME = (f"artifacts/toy/trainings/{task}-rgb-fold1-seed0/model" for task in ("clip", "frame"))
-NUM_CLIPS, NUM_BAD, SEED = 60, 10, 8
+NUM_CLIPS, NUM_BAD, SEED = 40, 10, 8
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +66,17 @@ def test_two_nodes_give_the_same_files(place, plain, cluster):
     assert {b"ok", b"damaged", b"rejected"} <= set(statuses)
 
 
-@pytest.mark.parametrize("options", [(), ("--flow", "dis", "--crops", "10")], ids=["rgb", "flow, ten crops"])
-def test_features_of_files_are_the_same_bytes(place, cluster, options):
-    name = "".join(options)
+def test_features_of_files_are_the_same_bytes(place, cluster):
+    """Of optical flow and ten crops, for which frames come in pairs and more than once."""
     common = ["extract", "inbox/0", "inbox/long", "inbox/bad0", "inbox/bad1", "--backbone", "squeezenet1_1"]
-    common += ["--weights", str(random_weights(place)), "--fps", "10", "--short-side", "32", "--crop", "32", *options]
+    common += ["--weights", str(random_weights(place)), "--fps", "10", "--short-side", "32", "--crop", "32"]
+    common += ["--flow", "dis", "--crops", "10"]
     for out, env, engine in (("plain", clusters.environment(), "local"), ("ray", cluster, "ray")):
-        command = [*common, "--out", f"{out}-features{name}", "--engine", engine]
+        command = [*common, "--out", f"{out}-features", "--engine", engine]
         clusters.finished(clusters.lrcn(command, place, env), 1)
-    features = clusters.contents(place / f"plain-features{name}")
+    features = clusters.contents(place / "plain-features")
     assert len(features) > 10
-    assert clusters.contents(place / f"ray-features{name}") == features
+    assert clusters.contents(place / "ray-features") == features
 
 
 def random_weights(place: Path) -> Path:
@@ -112,7 +112,7 @@ def test_processes_of_rays_that_are_killed_are_replaced(place, plain, cluster):
     """An actor, and later a task that decodes."""
     process = predict(place, "killed", cluster, "--engine", "ray")
     rng = random.Random(SEED)
-    moments = {"Backbones": rng.randrange(1, 10), "decode": rng.randrange(10, 30)}  # lines of the ledger, of 90
+    moments = {"Backbones": rng.randrange(1, 10), "decode": rng.randrange(10, 30)}  # lines of the ledger, of 70
     node = next(p.pid for p in psutil.process_iter(["cmdline"]) if is_head(p, cluster))
     num_killed = dict.fromkeys(moments, 0)
     while process.poll() is None and not all(num_killed.values()):
