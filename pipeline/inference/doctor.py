@@ -59,12 +59,14 @@ def check_torchvision() -> str:
 
 
 def check_gpu() -> str:
-    """The GPU, or that there is none, which is no fault."""
+    """The GPUs that are visible, or that there is none, which is no fault."""
     import torch
 
     if not torch.cuda.is_available():
         return f"none; {torch.get_num_threads()} CPU threads compute"
-    return f"{torch.cuda.get_device_name()}, {torch.cuda.mem_get_info()[1] / 2**30:.0f} GiB"
+    devices = range(torch.cuda.device_count())
+    properties = [torch.cuda.get_device_properties(device) for device in devices]
+    return "; ".join(f"{each.name}, {each.total_memory / 2**30:.0f} GiB" for each in properties)
 
 
 def check_weights() -> str:
