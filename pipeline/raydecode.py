@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import ray
 
-from pipeline import __version__
+from pipeline import __version__, remote
 from pipeline.errors import ConfigError, RejectedVideo
 from pipeline.features.crop import center_crop, i420_square
 from pipeline.files import content_hash
@@ -35,10 +35,14 @@ PIECE_BYTES = 4 * 2**20
 
 
 class FileSource(NamedTuple):
-    """A video file, decoded in a child process within limits."""
+    """A video file, decoded in a child process within limits.
+
+    address: of an object whose user, password or signature `path` does not show; nothing may print it.
+    """
 
     path: str
     limits: Limits
+    address: str = ""
 
 
 class StoredSource(NamedTuple):
@@ -137,6 +141,8 @@ def decode(source: Source, look: Look) -> Iterator[tuple[Piece | None, End | Non
         require_versions(look.versions)
         reader = None
         if isinstance(source, FileSource):
+            if source.address:
+                remote.named(source.address)
             reader = decoders_of(source.limits).reader(source.path)
             frames = reader.frames(view.fps, view.short_side)
         else:

@@ -63,6 +63,11 @@ def named(address: str) -> str:
     return path
 
 
+def address_with_secrets(path: str) -> str:
+    """What `named` was told of a path, for another process to tell its own; "" where there was nothing secret."""
+    return _addresses.get(path, "")
+
+
 def state(path: str) -> str:
     """Size, and tag or time of an object, as the latest listing said, else asked for; raises RejectedVideo."""
     if path not in _states:

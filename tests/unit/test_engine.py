@@ -6,12 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from pipeline import remote
 from pipeline.engine import opened_engine
 from pipeline.errors import ConfigError, LrcnError, RejectedVideo
 from pipeline.video.isolation import decoders_of
 from pipeline.video.limits import Limits
 from pipeline.video.reader import Frame, VideoReader
 from pipeline.view import View
+from tests import servers
 from tests.videos import write
 
 raydecode = pytest.importorskip("pipeline.raydecode", reason="Ray is not installed (extra `ray`)")
@@ -60,6 +62,20 @@ def test_pieces_hold_the_frames_of_the_plain_reader(source, monkeypatch, piece_b
         crop_of_frame(frame, 32, 0, pictures[1])
         assert np.array_equal(*pictures)
     assert (end.error, end.verdict.status, end.jpeg[:3]) == (None, "ok", b"\xff\xd8\xff")
+
+
+def test_a_node_is_told_the_signature_of_an_address(source, tmp_path, monkeypatch):
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed (extra `http`)")
+    monkeypatch.setenv("LRCN_CACHE", str(tmp_path / "cache"))
+    with servers.http_server(tmp_path) as (address, seen):
+        path = remote.named(f"{address}/a.mp4?sig=f00")
+        there = FileSource(path, Limits(), remote.address_with_secrets(path))
+        remote.reset()  # as in the process of another machine
+        found, end = frames_of(list(raydecode.decode(there, look())))
+        remote.reset()
+    assert end.error is None
+    assert found == frames_of(list(raydecode.decode(source, look())))[0]
+    assert {line.partition("?")[2] for line in seen} == {"sig=f00"}
 
 
 @pytest.mark.parametrize("crops", [1, 10])
