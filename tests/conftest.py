@@ -182,6 +182,16 @@ def untracked_in(root: Path) -> Iterator[None]:
             os.environ["MLFLOW_TRACKING_URI"] = environment
 
 
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Figures stay empty: drawing them is most of what a stage costs on a toy."""
+    from matplotlib.figure import Figure
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Figure, "savefig", lambda _, file, **__: file.write("<svg></svg>"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def built_toy(tmp_path_factory) -> Path:
     """The toy with every stage run on it, without tracking. Read only: tests that change something copy it."""

@@ -1,6 +1,7 @@
 """Stages and commands on optical flow, and on ten crops: through the store and straight from the video."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,18 @@ from pipeline.models.modelfolder import load_model
 from pipeline.synthetic import write_video
 from pipeline.video.flow import NO_FLOW
 from pipeline.view import View, features_key
-from tests.conftest import run_stage, square_frames, write_toy_video
+from tests.conftest import run_stage, square_frames, undrawn, write_toy_video
 
 pytestmark = pytest.mark.slow
 
 ARTIFACTS = Path("artifacts/toy")
 FLOW = ("--stream", "flow")
+
+
+@pytest.fixture(autouse=True)
+def _undrawn() -> Iterator[None]:
+    with undrawn():
+        yield
 
 
 def configure(flow: str = "", finetune: str = "null", **view: object) -> View:
@@ -44,7 +51,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(
     ("crops", "method"),
-    [(1, "dis"), pytest.param(10, "farneback", marks=pytest.mark.slow), pytest.param(10, "", marks=pytest.mark.slow)],
+    [(1, "dis"), (10, "farneback")],
 )
 def test_through_the_store_and_straight_from_the_video_are_equal_bit_for_bit(
     toy: Path, crops: int, method: str

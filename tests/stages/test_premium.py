@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +14,18 @@ from pipeline.data.tables import read_splits, read_videos
 from pipeline.errors import ConfigError, DataError
 from pipeline.stages import premium as stage
 from pipeline.stages.layout import stage_options
-from tests.conftest import run_stage
+from tests.conftest import run_stage, undrawn
 
 pytestmark = pytest.mark.slow  # trains two models anew
 
 ARTIFACTS = Path("artifacts/toy")
 NAMES = ("clip-rgb-fold1-seed0", "frame-rgb-fold1-seed0")
+
+
+@pytest.fixture(autouse=True)
+def _undrawn():
+    with undrawn():
+        yield
 
 
 def measure() -> dict:
@@ -34,9 +39,26 @@ def snapshot() -> dict[str, tuple[int, bytes]]:
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files if path not in own}
 
 
-def test_the_premium_is_measured_beside_the_experiment(toy, capsys, monkeypatch):
+def test_the_premium_is_measured_beside_the_experiment_and_goes_on_where_it_was_cut_off(toy, capsys, monkeypatch):
     before, environment = snapshot(), dict(os.environ)
+    train, trained = stage.train_one, []
+
+    def cut(options, world):
+        if trained:
+            raise KeyboardInterrupt
+        train(options, world)
+        trained.append(options.training)
+
+    monkeypatch.setattr(stage, "train_one", cut)
+    with pytest.raises(KeyboardInterrupt):
+        measure()
+    assert dict(os.environ) == environment
+    assert not (ARTIFACTS / "evaluations/premium.json").exists()
+    monkeypatch.setattr(
+        stage, "train_one", lambda options, world: [trained.append(options.training), train(options, world)]
+    )
     found = measure()
+    assert trained == list(NAMES)
     assert snapshot() == before
     assert dict(os.environ) == environment
     assert json.loads((ARTIFACTS / "evaluations/premium.json").read_text()) == found
@@ -64,40 +86,11 @@ def test_the_premium_is_measured_beside_the_experiment(toy, capsys, monkeypatch)
     assert {leak["kind"] for leak in leaks["leaks"]} == {"group"}
     tested = pd.read_csv(ARTIFACTS / f"premium/evaluations/{NAMES[0]}/predictions.csv")["video_id"]
     assert set(tested) == {v for v, side in random.items() if side == "test" and labels[v]}
-
-    def refuse(*arguments):
-        raise AssertionError("nothing is left to train")
-
-    monkeypatch.setattr(stage, "train_one", refuse)
     assert measure() == found
-    monkeypatch.undo()
-    monkeypatch.chdir(toy)
-    shutil.rmtree(ARTIFACTS / "premium")
-    assert measure() == found  # from the start, to the same numbers
-
-
-def test_a_measurement_that_was_cut_off_goes_on(toy, monkeypatch):
-    train, trained = stage.train_one, []
-
-    def cut(options, world):
-        if trained:
-            raise KeyboardInterrupt
-        train(options, world)
-        trained.append(options.training)
-
-    monkeypatch.setattr(stage, "train_one", cut)
-    with pytest.raises(KeyboardInterrupt):
-        measure()
-    assert os.environ["MLFLOW_TRACKING_URI"] == "off"
-    assert not (ARTIFACTS / "evaluations/premium.json").exists()
-    monkeypatch.setattr(
-        stage, "train_one", lambda options, world: [trained.append(options.training), train(options, world)]
-    )
-    measure()
-    assert trained == list(NAMES)
+    assert trained == list(NAMES)  # nothing was left to train
     model = ARTIFACTS / f"trainings/{NAMES[0]}/model/model.safetensors"
     model.write_bytes((ARTIFACTS / f"trainings/{NAMES[1]}/model/model.safetensors").read_bytes())  # another model
-    measure()
+    assert measure() == found  # from the start, without a cut, to the same numbers
     assert trained == [*NAMES, *NAMES]
 
 

@@ -13,7 +13,7 @@ import pytest
 from pipeline import cli
 from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.fusion import WEIGHTS
-from tests.conftest import describe_toy, run_stage, untracked_in
+from tests.conftest import describe_toy, run_stage, undrawn, untracked_in
 from tests.pagenumbers import Page
 
 EVALUATIONS = Path("artifacts/toy/evaluations")
@@ -46,7 +46,7 @@ def built_streams(built_toy, tmp_path_factory) -> Path:
     """The built toy with a flow stream and a second seed."""
     root = tmp_path_factory.mktemp("streams") / "toy"
     shutil.copytree(built_toy, root)
-    with untracked_in(root):
+    with untracked_in(root), undrawn():
         config = Path("configs/toy.yaml")
         config.write_text(config.read_text().replace("flow: null", FLOW).replace("num_seeds: 1", "num_seeds: 2"))
         for stage in ("finetune", "extract"):

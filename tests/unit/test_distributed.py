@@ -116,28 +116,6 @@ def finish_hanging(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-@pytest.mark.slow
-def test_torchrun_ends_them_when_one_fails(tmp_path: Path) -> None:
-    """That it starts and ends a training: tests/stages/test_training.py."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        [*command, str(SCRIPT), "fail", str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (done.returncode, [*tmp_path.iterdir()]) == (1, [])
-    assert "process 1 has a problem of its own" in done.stderr
-
-
 def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "64")
     monkeypatch.setenv("LOCAL_RANK", "63")
