@@ -34,6 +34,7 @@ from tests.conftest import ROOT
 from tests.mlflowservers import Relay, postgres
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
@@ -199,7 +200,6 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.slow
 def test_what_a_killed_process_kept_arrives_up_to_its_last_whole_line(away: str, own_uri: str, unsent: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     done = subprocess.run([sys.executable, "-c", KILLED, away], env=environment, check=False, capture_output=True)
@@ -487,7 +487,6 @@ print(*deliver_unsent(Path("mlruns_unsent"), sys.argv[3]), sep="\\n")
 """
 
 
-@pytest.mark.slow
 def test_two_deliveries_at_once(away: str, own_uri: str, unsent: Path, tmp_path: Path) -> None:
     for _ in range(6):
         with start(away) as run:
@@ -542,7 +541,6 @@ def server(tmp_path: Path, migrated: Path) -> Iterator[str]:
         process.wait()
 
 
-@pytest.mark.slow
 def test_a_server_has_it_once_and_gives_the_model_back(
     away: str, server: str, unsent: Path, tmp_path: Path, make_model: Callable[..., Model], monkeypatch: Any
 ) -> None:
@@ -593,7 +591,6 @@ def test_a_call_lasts_as_long_as_the_server_answers(monkeypatch: pytest.MonkeyPa
     ended.set()
 
 
-@pytest.mark.slow
 def test_a_database_server_that_falls_silent_in_the_middle_is_left(
     unsent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
