@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 
 from pipeline.files import content_hash
+from tests.servers import run_tracked
 
 TAGS = {
     "task": "clip", "stream": "rgb", "fold": "1", "seed": "0", "dataset": "demo", "features.key": "f" * 64,
@@ -82,3 +84,19 @@ def log_model(client: Any, run_id: str, experiment_id: str, folder: Path) -> str
     client.finalize_logged_model(entry.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(entry.model_id, 0)])
     return str(entry.model_id)
+
+
+def mlflow_run(root: Path, run_id: str) -> dict:
+    """Id, metrics and tags of a run, read by a process of its own."""
+    return json.loads(
+        run_tracked(
+            root,
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            "import json, mlflow\n"
+            f"data = mlflow.MlflowClient('sqlite:///mlflow.db').get_run('{run_id}').data\n"
+            f"print(json.dumps({{'run_id': '{run_id}', 'metrics': data.metrics, 'tags': data.tags}}))",
+        ).splitlines()[-1]
+    )

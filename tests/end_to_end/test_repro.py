@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import yaml
 from pipeline.evaluation.headline import experiment_headline, headline_scores, main_score
 from pipeline.metricnames import flatten
 from pipeline.stages.tracked import canonical_sha256
-from tests.conftest import ROOT, make_toy, write_toy_video
+from tests.conftest import ROOT, make_toy, run_stage, untracked_in, write_toy_video
 from tests.servers import commit, dvc_repository
 from tests.servers import run_tracked as run
 
@@ -59,7 +57,47 @@ def built(repository) -> Path:
     return repository
 
 
-def test_again_does_nothing(built):
+READ = """
+import json, sys
+import mlflow
+import numpy as np
+import pandas as pd
+
+client = mlflow.MlflowClient(sys.argv[1])
+mlflow.set_tracking_uri(sys.argv[1])
+runs = {}
+for run_id in sys.argv[2:]:
+    run = client.get_run(run_id)
+    runs[run_id] = {
+        "run_id": run_id, "metrics": run.data.metrics, "tags": run.data.tags, "params": run.data.params,
+        "inputs": [given.dataset.name for given in run.inputs.dataset_inputs], "status": run.info.status,
+        "files": [file.path for file in client.list_artifacts(run_id)],
+        "epochs": len(client.get_metric_history(run_id, "val_loss")),
+    }
+(model,) = run.outputs.model_outputs
+loaded = mlflow.pyfunc.load_model(f"models:/{model.model_id}")
+x = np.random.default_rng(0).normal(size=(2, 9, 512)).astype(np.float32)
+answers = loaded.predict(pd.DataFrame({"features": x.tolist()}), params={"timesteps": True})
+print(json.dumps({"runs": runs, "answers": [answer["probabilities"] for answer in answers]}))
+"""
+
+
+def run_id_of(folder: Path) -> str:
+    return json.loads((folder / "mlflow_run.json").read_text())["run_id"]
+
+
+@pytest.fixture(scope="module")
+def read(built) -> dict:
+    """What another process, in another folder, reads from MLflow: the runs, and the last one's model's answers."""
+    folders = ["", "trainings/clip-rgb-fold1-seed0", "trainings/frame-rgb-fold1-seed0"]
+    ids = [run_id_of(built / "artifacts/toy" / folder) for folder in folders]
+    environment = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    command = [sys.executable, "-W", "ignore", "-c", READ, f"sqlite:///{built / 'mlflow.db'}", *ids]
+    return json.loads(run(built.parent, *command, environment=environment).splitlines()[-1])
+
+
+def test_again_does_nothing_nor_after_a_runtime_setting(built):
+    (built / "configs/runtime.yaml").write_text("device: cpu\nworkers: 1\n")
     output = run(built, "dvc", "repro")
     assert stages_run(output) == []
     assert "Data and pipelines are up to date" in output
@@ -69,11 +107,9 @@ def test_the_model_learned_the_direction(built):
     scores = json.loads((built / "artifacts/toy/metrics.json").read_text())
     assert scores["clip"]["rgb"]["test"]["video"]["top1"] == 1.0
     assert scores["clip"]["rgb"]["reversed_opposite"] == 1.0
-    shown = run(built, "dvc", "metrics", "show", "--json")
-    assert "artifacts/toy/scores.json" in shown
 
 
-def test_dvc_mlflow_and_the_page_show_the_same_scores_and_figures(built):
+def test_dvc_mlflow_and_the_page_show_the_same_scores_and_figures(built, read):
     text = run(built, "dvc", "metrics", "show", "--json")
     shown = json.loads(text[text.index("{") : text.rindex("}") + 1])[""]["data"]
     headline = shown["artifacts/toy/scores.json"]["data"]
@@ -88,7 +124,7 @@ def test_dvc_mlflow_and_the_page_show_the_same_scores_and_figures(built):
         copy = "workspace_" + "_".join(figure.relative_to(built).parts)
         assert (built / "plots/static" / copy).read_bytes() == figure.read_bytes()
         assert f'src="static/{copy}"' in plotted
-    parent = mlflow_run(built, json.loads((built / "artifacts/toy/mlflow_run.json").read_text())["run_id"])
+    parent = read["runs"][run_id_of(built / "artifacts/toy")]
     assert parent["metrics"] == flatten(headline)
     files = built / "mlruns/toy" / parent["run_id"] / "artifacts"
     for file in ("metrics.json", "scores.json", "report.html"):
@@ -100,7 +136,7 @@ def test_dvc_mlflow_and_the_page_show_the_same_scores_and_figures(built):
         task = name.split("-")[0]
         facts = json.loads((built / f"artifacts/toy/trainings/{name}/mlflow_run.json").read_text())
         scores = json.loads((built / f"artifacts/toy/evaluations/{name}/metrics.json").read_text())
-        logged = mlflow_run(built, facts["run_id"])
+        logged = read["runs"][facts["run_id"]]
         own = {key: value for key, value in logged["metrics"].items() if not key.startswith("system/")}
         expected = {f"test/{key}": value for key, value in headline_scores(task, scores).items()}
         curves = {"train_loss", "val_loss", "val_score", "lr", "grad_norm", "best_epoch", "best_val_loss"}
@@ -127,32 +163,19 @@ def test_dvc_mlflow_and_the_page_show_the_same_scores_and_figures(built):
             assert (files / "figures" / figure.name).read_text() == svg
 
 
-def mlflow_run(root: Path, run_id: str) -> dict:
-    """Id, metrics and tags of a run, read by a process of its own."""
-    return json.loads(
-        run(
-            root,
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            "import json, mlflow\n"
-            f"data = mlflow.MlflowClient('sqlite:///mlflow.db').get_run('{run_id}').data\n"
-            f"print(json.dumps({{'run_id': '{run_id}', 'metrics': data.metrics, 'tags': data.tags}}))",
-        ).splitlines()[-1]
-    )
-
-
-def test_runtime_settings_rebuild_nothing(built):
-    (built / "configs/runtime.yaml").write_text("device: cpu\nworkers: 1\n")
-    assert stages_run(run(built, "dvc", "repro")) == []
-
-
 def test_one_training_value_reruns_train_evaluate_and_report(built):
     config = built / "configs/toy.yaml"
-    config.write_text(config.read_text().replace("clip: {hidden_size: 32", "clip: {hidden_size: 24"))
+    config.write_text(
+        config.read_text().replace("clip: {hidden_size: 32, epochs: 30", "clip: {hidden_size: 32, epochs: 2")
+    )
     output = run(built, "dvc", "repro")
     assert stages_run(output) == ["train@toy-clip-rgb-fold1-seed0", "evaluate@toy-clip-rgb-fold1-seed0", "report@toy"]
+
+
+def to_run(root: Path) -> list[str]:
+    """The stages that DVC says have changed, or what they are made from."""
+    text = run(root, "dvc", "status", "--json")
+    return sorted(json.loads(text[text.index("{") : text.rindex("}") + 1]))
 
 
 def test_one_more_seed_trains_that_seed_alone(built):
@@ -161,8 +184,7 @@ def test_one_more_seed_trains_that_seed_alone(built):
     before = config.read_text()
     config.write_text(before.replace("num_seeds: 1", "num_seeds: 2"))
     run(built, "lrcn", "select", "toy")
-    text = run(built, "dvc", "status", "--json")
-    assert sorted(json.loads(text[text.index("{") : text.rindex("}") + 1])) == [
+    assert to_run(built) == [
         "evaluate@toy-clip-rgb-fold1-seed1", "evaluate@toy-frame-rgb-fold1-seed1", "report@toy",
         "train@toy-clip-rgb-fold1-seed1", "train@toy-frame-rgb-fold1-seed1",
     ]  # fmt: skip
@@ -171,53 +193,39 @@ def test_one_more_seed_trains_that_seed_alone(built):
     assert "up to date" in run(built, "dvc", "status")
 
 
-def test_a_second_stream_leaves_the_first_alone(built):
+def test_a_second_stream_leaves_the_first_alone_and_another_weight_both(built):
+    """The new stages run in this process, but for the last two: each alone they are what DVC ran before."""
     config = built / "configs/toy.yaml"
     config.write_text(config.read_text().replace("flow: null", FLOW))
     run(built, "lrcn", "select", "toy")
-    assert sorted(stages_run(run(built, "dvc", "repro"))) == [
-        "evaluate@toy-clip-flow-fold1-seed0", "extract@toy-flow-shared", "finetune@toy-flow-shared",
-        "fuse@toy-clip-fused-fold1-seed0", "report@toy", "train@toy-clip-flow-fold1-seed0",
-    ]  # fmt: skip
+    new = ["evaluate@toy-clip-flow-fold1-seed0", "extract@toy-flow-shared", "finetune@toy-flow-shared"]
+    new += ["train@toy-clip-flow-fold1-seed0"]
+    last = ["fuse@toy-clip-fused-fold1-seed0", "report@toy"]
+    assert to_run(built) == sorted(new + last)
+    with untracked_in(built):
+        for stage in ("finetune", "extract", "train", "evaluate"):
+            run_stage(stage, "--stream", "flow", *(["--task", "clip"] if stage in ("train", "evaluate") else []))
+    run(built, "dvc", "commit", "--force", "--quiet", *new)
+    assert stages_run(run(built, "dvc", "repro")) == last
     scores = json.loads((built / "artifacts/toy/metrics.json").read_text())
     assert {task: list(streams) for task, streams in scores.items()} == {
         "clip": ["rgb", "flow", "fused"], "frame": ["rgb"],
     }  # fmt: skip
-
-
-def test_another_weight_fuses_and_reports_alone(built):
-    config = built / "configs/toy.yaml"
     config.write_text(config.read_text().replace("weight: 0.5", "weight: validation"))
-    assert sorted(stages_run(run(built, "dvc", "repro"))) == ["fuse@toy-clip-fused-fold1-seed0", "report@toy"]
+    assert to_run(built) == last
 
 
 def test_one_more_video_is_decoded_and_extracted_alone(built):
     write_toy_video(built / "media/toy/right/late.mp4", "right", 90)
-    output = run(built, "dvc", "repro", "extract")
+    stages = ["index@toy", "decode@toy", "extract@toy-shared"]  # without those between, which do nothing new
+    output = run(built, "dvc", "repro", "--single-item", *stages)
+    assert stages_run(output) == stages
     assert "decode: 1 of 61 videos decoded" in output
     assert "extract: 1 of 61 videos extracted" in output
 
 
-def test_the_run_says_what_was_trained_on_what(built):
-    found = json.loads(
-        run(
-            built,
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            "import json, mlflow\n"
-            "mlflow.set_tracking_uri('sqlite:///mlflow.db')\n"
-            "run = mlflow.search_runs(search_all_experiments=True,\n"
-            "    filter_string=\"tags.task = 'frame' and tags.seed = '0'\",\n"
-            "    output_format='list')[0]\n"
-            "client = mlflow.MlflowClient()\n"
-            "print(json.dumps({'tags': run.data.tags, 'params': run.data.params, 'metrics': run.data.metrics,\n"
-            "    'inputs': [i.dataset.name for i in run.inputs.dataset_inputs], 'status': run.info.status,\n"
-            "    'files': [f.path for f in client.list_artifacts(run.info.run_id)],\n"
-            "    'epochs': len(client.get_metric_history(run.info.run_id, 'val_loss'))}))",
-        ).splitlines()[-1]
-    )
+def test_the_run_says_what_was_trained_on_what(built, read):
+    found = read["runs"][run_id_of(built / "artifacts/toy/trainings/frame-rgb-fold1-seed0")]
     tags = found["tags"]
     assert found["status"] == "FINISHED"
     assert tags["dvc.stage"] == "train@toy-frame-rgb-fold1-seed0"
@@ -233,27 +241,11 @@ def test_the_run_says_what_was_trained_on_what(built):
     assert {"figures", "per_class.json", "config.yaml", "metrics.json", "predictions.csv"} <= set(found["files"])
 
 
-def test_the_logged_model_predicts_in_another_process(built):
-    code = (
-        "import json, sys, mlflow, numpy as np, pandas as pd\n"
-        "mlflow.set_tracking_uri(sys.argv[1])\n"
-        "run_id = json.load(open(sys.argv[2]))['run_id']\n"
-        "(model,) = mlflow.get_run(run_id).outputs.model_outputs\n"
-        "loaded = mlflow.pyfunc.load_model(f'models:/{model.model_id}')\n"
-        "x = np.random.default_rng(0).normal(size=(2, 9, 512)).astype(np.float32)\n"
-        "records = loaded.predict(pd.DataFrame({'features': x.tolist()}), params={'timesteps': True})\n"
-        "print(json.dumps([record['probabilities'] for record in records]))\n"
-    )
-    folder = built / "artifacts/toy/trainings/frame-rgb-fold1-seed0"
-    environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, f"sqlite:///{built / 'mlflow.db'}", folder / "mlflow_run.json"],
-        cwd=built.parent, env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    got = np.array(json.loads(done.stdout.splitlines()[-1]))
+def test_the_logged_model_predicts_in_another_process(built, read):
     from pipeline.models.modelfolder import load_model
 
-    model = load_model(folder / "model")
+    got = np.array(read["answers"])
+    model = load_model(built / "artifacts/toy/trainings/frame-rgb-fold1-seed0/model")
     features = np.random.default_rng(0).normal(size=(2, 9, 512)).astype(np.float32)
     assert got.shape == (2, 9, 3)
     np.testing.assert_allclose(got, [model.predict_features(video) for video in features], atol=1e-5)

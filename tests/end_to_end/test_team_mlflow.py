@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 import pytest
@@ -16,6 +16,9 @@ from pipeline import cli
 from pipeline.trackingstore import answers
 from tests.mlflowruns import add_run, scores
 from tests.mlflowservers import PASSWORD, mlflow_server, postgres
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,7 +35,7 @@ class Server(NamedTuple):
     folder: Path
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     folder = tmp_path / "srv"
     folder.mkdir()
@@ -43,13 +46,15 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     assert PASSWORD not in (folder / "server.log").read_text()
 
 
-def test_two_train_at_once_and_the_better_model_is_predicted_with(
-    server: Server, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def two_train_at_once(server: Server, toy: Path, monkeypatch: pytest.MonkeyPatch) -> "dict[str, Run]":
+    """The runs by name, as the server has them."""
     import mlflow
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = toy / "configs/toy.yaml"
+    config.write_text(
+        config.read_text().replace("frame: {hidden_size: 32, epochs: 30", "frame: {hidden_size: 32, epochs: 3")
+    )
     both = [
         subprocess.Popen(
             [sys.executable, "-P", "-m", "pipeline.cli", "train", "--config", "configs/toy.yaml", "--task", task],
@@ -78,7 +83,23 @@ def test_two_train_at_once_and_the_better_model_is_predicted_with(
         assert [point.value for point in client.get_metric_history(run_id, "val_loss")] == epochs["val_loss"].tolist()
         stored = next((server.folder / "artifacts").rglob(f"{run_id}/artifacts/config.yaml"))
         assert "hidden_size: 32" in stored.read_text()
+    return runs
 
+
+@pytest.mark.parametrize("server", ["sqlite"], indirect=True)
+def test_two_train_at_once_on_sqlite(server: Server, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_train_at_once(server, toy, monkeypatch)
+
+
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
+def test_two_train_at_once_and_the_better_model_is_predicted_with(
+    server: Server, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import mlflow
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    runs = two_train_at_once(server, toy, monkeypatch)
+    client = mlflow.MlflowClient(server.uri, server.uri)
     assert cli.main(["evaluate", "--config", "configs/toy.yaml", "--task", "clip"]) == 0
     training = "artifacts/toy/trainings/clip-rgb-fold1-seed0"
     capsys.readouterr()

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.metricnames import flatten
 from tests.conftest import ROOT, build, make_toy
-from tests.end_to_end.test_repro import mlflow_run
+from tests.mlflowruns import mlflow_run
 from tests.servers import clone, commit, dvc_repository, run_tracked
 
 pytestmark = pytest.mark.slow
