@@ -279,7 +279,14 @@ class Receiver:
 
         entity: Any = Dataset.from_dictionary(event["dataset"])
         tag = InputTag(MLFLOW_DATASET_CONTEXT, event["context"])
-        self._client.log_inputs(self.run_id, datasets=[DatasetInput(entity, [tag])])
+        given = [DatasetInput(entity, [tag])]
+        try:
+            self._client.log_inputs(self.run_id, datasets=given)
+        except Exception as error:
+            # Another run named the same data set for the first time between MLflow's look and its entry.
+            if "unique constraint" not in str(error).lower():
+                raise
+            self._client.log_inputs(self.run_id, datasets=given)
 
     def _model(self, event: Event) -> str:
         from pipeline.trackingmodel import send_model

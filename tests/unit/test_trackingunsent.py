@@ -487,6 +487,27 @@ print(*deliver_unsent(Path("mlruns_unsent"), sys.argv[3]), sep="\\n")
 """
 
 
+def test_a_data_set_that_two_runs_name_for_the_first_time_at_once(
+    own_uri: str, unsent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    whole, calls = mlflow.MlflowClient.log_inputs, []
+
+    def beaten_once(self: Any, *arguments: Any, **options: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise mlflow.MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id")
+        whole(self, *arguments, **options)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_inputs", beaten_once)
+    with start(own_uri) as run:
+        log_all(run, tmp_path / "out")
+    assert len(calls) == 2
+    assert not unsent_keys(unsent)
+    check_all(own_uri, runs(own_uri)[0])
+
+
 def test_two_deliveries_at_once(away: str, own_uri: str, unsent: Path, tmp_path: Path) -> None:
     for _ in range(6):
         with start(away) as run:
