@@ -12,7 +12,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from pipeline.data.tables import SIDES, Side, Split, Video
 from pipeline.errors import DataError
@@ -211,6 +210,8 @@ def _is_named(group: str, name: str) -> bool:
 
 def _parts(videos: list[Video], num_parts: int, seed: int) -> list[list[Video]]:
     """Division into parts of similar size and class shares that keeps groups whole."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
     labels, groups = np.array([v.label for v in videos]), np.array([v.group for v in videos])
     if max(np.unique(labels, return_counts=True)[1]) < num_parts:
         labels = np.zeros(len(videos))  # no class has a video for each part, so there are no shares to keep

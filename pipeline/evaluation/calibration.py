@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.stats import beta as beta_distribution
-from scipy.stats import t as t_distribution
 
 from pipeline.errors import DataError
 from pipeline.evaluation.clip_metrics import calibration_error, check_labels, check_probs
@@ -47,6 +44,8 @@ def fit_temperature(probs: np.ndarray, labels: np.ndarray, groups: Groups) -> fl
     T stays 1 unless the likelihood gained is above 0 with confidence, by a paired t-test over groups (see
     `gain_is_certain`). With a single group T stays 1. Rounded to six digits.
     """
+    from scipy.optimize import minimize_scalar
+
     probs, labels = check_probs(probs, "probs"), check_labels(labels, np.shape(probs)[1], "labels")
     confidence, right = judged(probs, labels)
     weight = 1 / design_effect(right - confidence, groups)
@@ -85,17 +84,19 @@ def abstain_thresholds(
     The limit is not raised for the number of thresholds tried, which are nested and rise and fall together;
     tests/unit/test_calibration.py simulates that the promise holds all the same.
     """
+    from scipy import stats
+
     order = np.argsort(-confidence, kind="stable")
     ranked = confidence[order]
     answered = np.arange(1, len(ranked) + 1)
     wrong = np.cumsum(~right[order])
     effect, num_groups = design_effect(right - confidence, groups), len(np.unique(np.asarray(groups)))
     if num_groups > 1:
-        few, many = t_distribution.ppf(CERTAINTY, (num_groups - 1, len(ranked) - 1))
+        few, many = stats.t.ppf(CERTAINTY, (num_groups - 1, len(ranked) - 1))
         effect *= (few / many) ** 2
     limit = np.where(
         wrong < answered,
-        beta_distribution.ppf(CERTAINTY, wrong / effect + 1, np.maximum(answered - wrong, LEAST) / effect),
+        stats.beta.ppf(CERTAINTY, wrong / effect + 1, np.maximum(answered - wrong, LEAST) / effect),
         1.0,
     )
     claimed = np.cumsum(ranked) / answered
@@ -125,11 +126,13 @@ def gain_is_certain(values: np.ndarray, groups: Groups) -> bool:
 
     Never with a single group, whose answers do not tell how others would be.
     """
+    from scipy import stats
+
     sums = _sums_by_group(values - values.mean(), groups)
     if len(sums) < 2:
         return False
     error = np.sqrt(sums @ sums * len(sums) / (len(sums) - 1)) / len(values)
-    return bool(values.mean() > t_distribution.ppf(0.975, len(sums) - 1) * error)
+    return bool(values.mean() > stats.t.ppf(0.975, len(sums) - 1) * error)
 
 
 def judged(probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

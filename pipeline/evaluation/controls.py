@@ -8,14 +8,16 @@ A class without training data has probability 0. Equal arguments give equal resu
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
 
 from pipeline.data.labels import IGNORED
 from pipeline.errors import DataError
 from pipeline.evaluation.clip_metrics import check_labels
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 # Neighbouring frames are near copies: more of them cost time and teach a single-frame model little.
 FRAMES_PER_VIDEO = 8
@@ -72,6 +74,8 @@ def file_properties(
     for table in (train_table, test_table):
         if (np.abs(table) > np.finfo(np.float32).max).any():
             raise DataError("a file property is infinite or beyond 3.4e38; expected numbers, nan where one is unknown")
+    from sklearn.ensemble import RandomForestClassifier
+
     forest = RandomForestClassifier(n_estimators=NUM_TREES, min_samples_leaf=least_in_leaf, random_state=seed)
     forest.fit(train_table, labels)
     return (
@@ -190,7 +194,7 @@ class _Linear:
 
     mean: np.ndarray  # (D,) float32
     scale: np.ndarray  # (D,) float32
-    model: LogisticRegression | None
+    model: "LogisticRegression | None"
     classes: np.ndarray
     num_classes: int
 
@@ -216,6 +220,8 @@ def _fit(inputs: np.ndarray, labels: np.ndarray, num_classes: int, seed: int) ->
     unfitted = _Linear(mean.astype(np.float32), scale.astype(np.float32), None, classes, num_classes)
     if len(classes) == 1:
         return unfitted
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression(C=INVERSE_PENALTY / inputs.shape[1], max_iter=2000, random_state=seed)
     model.fit(unfitted.standardised(inputs), labels)
     return _Linear(unfitted.mean, unfitted.scale, model, classes, num_classes)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import average_precision_score
 
 from pipeline.data.labels import IGNORED
 from pipeline.errors import DataError
@@ -212,6 +211,8 @@ def _frame_accuracies(confusion: np.ndarray, background: int | None) -> dict[str
 
 
 def _mean_average_precision(truth: np.ndarray, probs: np.ndarray, background: int | None) -> float:
+    from sklearn.metrics import average_precision_score
+
     classes = [index for index in np.unique(truth) if index != background]
     values = [average_precision_score(truth == index, probs[:, index]) for index in classes]
     return float(np.mean(values)) if values else float("nan")
