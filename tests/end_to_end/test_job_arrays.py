@@ -56,6 +56,7 @@ def arrays(toy: Path) -> Path:
 def sbatch(*arguments: str) -> tuple[int, list[str]]:
     """What the page's command does; returns the worst exit code, and the lines that the parts printed, in order."""
     environment = {**os.environ, "PATH": f"{Path.cwd() / 'bin'}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONUNBUFFERED"] = ""  # else a line is written in pieces, between which another part's may come
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         ["sbatch", "--wait", "shard.sh", *arguments], env=environment, capture_output=True, text=True, check=False,

@@ -113,21 +113,23 @@ def test_processes_of_rays_that_are_killed_are_replaced(place, plain, cluster):
     process = predict(place, "killed", cluster, "--engine", "ray")
     rng = random.Random(SEED)
     moments = {"Backbones": rng.randrange(1, 10), "decode": rng.randrange(10, 30)}  # lines of the ledger, of 70
-    node = next(p.pid for p in psutil.process_iter(["cmdline"]) if is_head(p, cluster))
+    nodes = [p.pid for p in psutil.process_iter(["cmdline"]) if is_node(p, cluster)]
+    assert len(nodes) == 2
     num_killed = dict.fromkeys(moments, 0)
     while process.poll() is None and not all(num_killed.values()):
         for kind, moment in moments.items():
             if not num_killed[kind] and clusters.num_lines(place / "killed/.ledger.jsonl") >= moment:
-                num_killed[kind] = clusters.kill(clusters.workers(node, kind)[:1])
+                num_killed[kind] = clusters.kill([w for node in nodes for w in clusters.workers(node, kind)][:1])
         time.sleep(0.001)
     said = clusters.finished(process, 1)
     assert num_killed == {"decode": 1, "Backbones": 1}
     assert clusters.contents(place / "killed") == plain, said
 
 
-def is_head(process: psutil.Process, cluster: dict[str, str]) -> bool:
+def is_node(process: psutil.Process, cluster: dict[str, str]) -> bool:
     command = process.info["cmdline"] or []
-    return "start" in command and "--head" in command and f"--port={cluster['RAY_ADDRESS'].split(':')[1]}" in command
+    address = cluster["RAY_ADDRESS"]
+    return "start" in command and bool({f"--port={address.split(':')[1]}", f"--address={address}"} & {*command})
 
 
 def test_a_driver_that_is_killed_goes_on_from_what_is_there(place, plain, cluster):
