@@ -141,22 +141,6 @@ def test_rows_that_are_not_selected_are_named(complete):
     assert "clip-rgb-fold1-seed1/predictions.csv: no such file; run `lrcn select` again" in output
 
 
-def test_push_and_pull_through_s3(repository, s3_server, tmp_path):
-    keys = s3_server.environment
-    run(repository, "dvc", "remote", "add", "--local", "s3", f"s3://{s3_server.bucket}/lrcn")
-    run(repository, "dvc", "remote", "modify", "--local", "s3", "endpointurl", s3_server.endpoint)
-    run(repository, "dvc", "push", "--quiet", "--remote", "s3", environment=keys)
-    root = clone(repository, tmp_path / "clone")
-    shutil.copy(repository / ".dvc/config.local", root / ".dvc")
-    run(root, "dvc", "pull", "--quiet", "--remote", "s3", environment=keys)
-    assert stages_run(run(root, "dvc", "repro", "--allow-missing")) == []
-    model = Path("artifacts/toy/trainings/clip-rgb-fold1-seed0/model")
-    for file in sorted((repository / model).iterdir()):
-        assert (root / model / file.name).read_bytes() == file.read_bytes()
-    secret = keys["AWS_SECRET_ACCESS_KEY"]
-    assert not [path for path in (root / ".dvc").rglob("config*") if secret in path.read_text()]
-
-
 def test_without_git(repository, tmp_path):
     root = tmp_path / "unpacked"
     shutil.copytree(repository, root, symlinks=True, ignore=shutil.ignore_patterns(".git"))

@@ -54,6 +54,10 @@ def test_from_a_clone_to_an_answer_and_back_to_its_videos(origin, s3_server, tmp
 
     root = clone(origin, tmp_path / "clone")
     run(root, "dvc", "pull", "--quiet", environment=keys)
+    for file in sorted((origin / TRAINING / "model").iterdir()):
+        assert (root / TRAINING / "model" / file.name).read_bytes() == file.read_bytes()
+    secret = keys["AWS_SECRET_ACCESS_KEY"]
+    assert not [path for path in origin.glob(".dvc/config*") if secret in path.read_text()]
     assert stages_run(run(root, "dvc", "repro")) == []
 
     smaller = "configs/toy.yaml:train.clip.hidden_size=24"
