@@ -54,6 +54,8 @@ def opened_engine(name: str, address: str, *, workers: int, device: str, command
         yield None
         return
     address = address or os.environ.get("RAY_ADDRESS", "")
+    if address == "local":  # Ray's word for one of our own
+        address = ""
     for variable, value in SETTINGS.items():
         os.environ.setdefault(variable, value)
     if not address:

@@ -37,12 +37,14 @@ PIECE_BYTES = 4 * 2**20
 class FileSource(NamedTuple):
     """A video file, decoded in a child process within limits.
 
-    address: of an object whose user, password or signature `path` does not show; nothing may print it.
+    address: of an object whose user, password or signature `path` does not show; nothing may print it. state: of an
+    object, as the command knows it; "" asks the server.
     """
 
     path: str
     limits: Limits
     address: str = ""
+    state: str = ""
 
 
 class StoredSource(NamedTuple):
@@ -143,6 +145,8 @@ def decode(source: Source, look: Look) -> Iterator[tuple[Piece | None, End | Non
         if isinstance(source, FileSource):
             if source.address:
                 remote.named(source.address)
+            if source.state:
+                remote.heard(source.path, source.state)
             reader = decoders_of(source.limits).reader(source.path)
             frames = reader.frames(view.fps, view.short_side)
         else:

@@ -1,5 +1,6 @@
 """Actors that make features, or answers, of videos: fed, watched and replaced by the driver."""
 
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ from pipeline.threads import SIGNAL_SECONDS
 from pipeline.view import View
 
 TRIES_TO_START = 3  # actors, none of which starts
+SECONDS_TO_START = 30.0  # after which the user is told what is waited for
 TRIES_ALONE = 2  # of a video that was an actor's only one when it died
 AHEAD = 2  # videos that an actor has, for each that it has decoded
 
@@ -65,14 +67,20 @@ class RayPool:
         self._limit = AHEAD * num_tasks + 1
         self._use = use = engine.use
         self._num_failed = 0  # starts, since one went well
+        self._first = self._next = 0  # numbers of jobs: of the run's first, and of the one to come
         self._jobs: Iterator[Job] = iter(())
         self._again: deque[Job] = deque()
         self._alone: deque[Job] = deque()
         self._tries: Counter[int] = Counter()
         begin = time.monotonic()
         self._actors = [self._new(node) for node in nodes]
+        tell_at = begin + SECONDS_TO_START
         while not any(actor.threads for actor in self._actors):
             list(self._look(lambda num_frames: None))
+            if time.monotonic() > tell_at:
+                tell_at = float("inf")
+                what = "a GPU, which others may have" if engine.num_gpus else "a process"
+                sys.stderr.write(f"ray: waiting for {what}, to compute features; `ray status` says what is in use\n")
         use.startup_seconds += time.monotonic() - begin
 
     def run(
@@ -80,22 +88,27 @@ class RayPool:
     ) -> Generator[Done, None, None]:
         """What became of each video, as they come; the first one's number is 0. progress: told of frames.
 
+        What is left of a run that was not gone through to its end is done by the actors, and dropped.
+
         Raises LrcnError where no actor can be started, or a node has other versions of this package or its libraries.
         """
-        self._jobs = (Job(number, name, source) for number, (name, source) in enumerate(videos))
-        self._tries = Counter()
+        self._first = self._next
+        self._jobs = self._numbered(videos)
+        self._again, self._alone, self._tries = deque(), deque(), Counter()
         begin = time.monotonic()
         try:
             while True:
                 for actor in self._actors:
                     self._employ(actor)
-                has_jobs = any(actor.jobs for actor in self._actors) or self._again or self._alone
+                of_now = (number >= self._first for actor in self._actors for number in actor.jobs)
+                has_jobs = any(of_now) or self._again or self._alone
                 # While none has started, there may be jobs that nobody took.
                 if not has_jobs and any(actor.threads for actor in self._actors):
                     return
                 for done in self._look(progress):
-                    self._use.num_videos += 1
-                    yield done
+                    if done.number >= self._first:
+                        self._use.num_videos += 1
+                        yield done._replace(number=done.number - self._first)
         finally:
             self._use.seconds += time.monotonic() - begin
 
@@ -109,6 +122,11 @@ class RayPool:
         for actor in self._actors:
             with suppress(Exception):  # the cluster may be gone
                 ray.kill(actor.handle)
+
+    def _numbered(self, videos: Iterable[tuple[str, Source]]) -> Iterator[Job]:
+        for name, source in videos:
+            self._next += 1
+            yield Job(self._next - 1, name, source)
 
     def _new(self, node: str | None) -> _Actor:
         place = "DEFAULT" if node is None else NodeAffinitySchedulingStrategy(node, soft=True)
@@ -166,7 +184,7 @@ class RayPool:
                 yield done
                 continue
             use.num_lost += 1
-            if self._is_tried_again(job, TRIES):
+            if job.number >= self._first and self._is_tried_again(job, TRIES):
                 self._again.append(job)
             else:
                 yield _given_up(job, done.result)
@@ -180,6 +198,8 @@ class RayPool:
         self._actors.remove(actor)
         self._actors.append(self._new(actor.node))
         for job in actor.jobs.values():
+            if job.number < self._first:
+                continue
             if not actor.alone or self._is_tried_again(job, TRIES_ALONE):
                 self._alone.append(job)
             else:

@@ -63,9 +63,9 @@ def named(address: str) -> str:
     return path
 
 
-def address_with_secrets(path: str) -> str:
-    """What `named` was told of a path, for another process to tell its own; "" where there was nothing secret."""
-    return _addresses.get(path, "")
+def told(path: str) -> tuple[str, str]:
+    """What another process has to be told of a path: the address with its secrets, and the state; else ""."""
+    return _addresses.get(path, ""), _states.get(path, "")
 
 
 def state(path: str) -> str:

@@ -15,7 +15,7 @@ from pipeline.inference.timesteps import write_timesteps
 from pipeline.models.modelspec import verify_model
 from pipeline.prefetch import reading_ahead
 from pipeline.progress import Progress
-from pipeline.remote import address_with_secrets
+from pipeline.remote import told
 from pipeline.video.limits import Limits
 from pipeline.view import View
 
@@ -86,7 +86,7 @@ class Answering:
         from pipeline.video.isolation import absolute
 
         assert self._pool is not None
-        videos = ((path, FileSource(absolute(path), self._limits, address_with_secrets(path))) for path in paths)
+        videos = ((path, FileSource(absolute(path), self._limits, *told(path))) for path in paths)
         for done in self._pool.run(videos, progress.add_frames):
             path, answer = paths[done.number], done.result
             if isinstance(answer, Exception):

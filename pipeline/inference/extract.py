@@ -26,7 +26,7 @@ from pipeline.inference.ledger import CHANGED, file_state
 from pipeline.inference.shards import inputs_of_shard
 from pipeline.prefetch import reading_ahead
 from pipeline.progress import Progress
-from pipeline.remote import address_with_secrets, content_hash
+from pipeline.remote import content_hash, told
 from pipeline.remotenames import is_url, without_secrets
 from pipeline.shards import Shard, add_shard_argument, forget_shards, writing
 from pipeline.threads import in_threads
@@ -123,9 +123,7 @@ def features_by_ray(
     from pipeline.raydecode import FileSource
 
     hashes = list(videos)
-    sources = (
-        (sha256, FileSource(absolute(path), limits, address_with_secrets(path))) for sha256, path in videos.items()
-    )
+    sources = ((sha256, FileSource(absolute(path), limits, *told(path))) for sha256, path in videos.items())
     for done in pool.run(sources, progress):
         yield hashes[done.number], done.result, "" if done.end.verdict is None else done.end.verdict.reason
 

@@ -15,7 +15,7 @@ from pipeline.files import sweep, write_contents, write_table
 from pipeline.prefetch import fetching_ahead
 from pipeline.progress import Progress
 from pipeline.remote import content_hash
-from pipeline.remotenames import Url
+from pipeline.remotenames import Url, is_url
 from pipeline.shards import forget_shards, writing
 from pipeline.stages.checkfeatures import check_all
 from pipeline.stages.layout import WAIT_SECONDS, StageOptions, dataset_of, media_folder, stage_options, videos_of_shard
@@ -117,7 +117,8 @@ class Remote(NamedTuple):
 def decode_remotely(video: Remote) -> int:
     """Put one video into the store, in a process of Ray's; returns the number of frames."""
     store = FrameStore(video.store, video.view.frames_key)
-    decode_video(decoders_of(video.limits), store, video.sha256, Path(video.path), video.view, iter)
+    path = Url(video.path) if is_url(video.path) else Path(video.path)
+    decode_video(decoders_of(video.limits), store, video.sha256, path, video.view, iter)
     return store.info(video.sha256).num_frames
 
 

@@ -75,7 +75,7 @@ def extract_all(options: StageOptions) -> None:
     missing = [sha256 for sha256 in wanted if not store.has(sha256)]
     progress = Progress("extract", len(missing))
     for sha256, result in progress.over(features_of(options, backbone, frames, missing, progress)):
-        if isinstance(result, RejectedVideo):
+        if isinstance(result, RejectedVideo) and not result.is_transient:
             store.write_rejected(sha256, str(result))
         elif isinstance(result, Exception):
             raise LrcnError(f"{videos[sha256]}: {result}") from result

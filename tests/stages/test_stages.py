@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.data.cards import read_dataset
 from pipeline.data.tables import read_videos
-from pipeline.errors import ConfigError, DataError, StoreError, ViewMismatch
+from pipeline.errors import ConfigError, DataError, LrcnError, RejectedVideo, StoreError, ViewMismatch
 from pipeline.evaluation.calibration import fit_calibration
 from pipeline.features.backbones import read_backbone
 from pipeline.features.extract import Extractor
@@ -210,6 +210,19 @@ def test_changed_parameters_never_meet_old_values(toy, capsys):
         FeatureStore(ARTIFACTS / "features/shared", "0" * 16).read(
             next((ARTIFACTS / "features/shared").glob("*.safetensors")).stem
         )
+
+
+def test_a_video_over_which_processes_died_is_not_stored_as_one_without_features(toy, monkeypatch):
+    store = next((ARTIFACTS / "features/shared").glob("*.safetensors"))
+    store.unlink()
+    died = RejectedVideo("the process that had it died", is_transient=True)
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.stages.extract.features_of", lambda *_: iter([(store.stem, died)]))
+        with pytest.raises(LrcnError, match=r"\.mp4: the process that had it died"):
+            run_stage("extract")
+    assert not store.exists()
+    run_stage("extract")
+    assert store.exists()
 
 
 def test_damaged_entries_are_rebuilt(toy, capsys):

@@ -69,13 +69,43 @@ def test_a_node_is_told_the_signature_of_an_address(source, tmp_path, monkeypatc
     monkeypatch.setenv("LRCN_CACHE", str(tmp_path / "cache"))
     with servers.http_server(tmp_path) as (address, seen):
         path = remote.named(f"{address}/a.mp4?sig=f00")
-        there = FileSource(path, Limits(), remote.address_with_secrets(path))
+        there = FileSource(path, Limits(), *remote.told(path))
         remote.reset()  # as in the process of another machine
         found, end = frames_of(list(raydecode.decode(there, look())))
         remote.reset()
     assert end.error is None
     assert found == frames_of(list(raydecode.decode(source, look())))[0]
     assert {line.partition("?")[2] for line in seen} == {"sig=f00"}
+
+
+def test_a_node_decodes_an_object_into_the_store(source, tmp_path, monkeypatch):
+    from pipeline.files import content_hash
+    from pipeline.stages.decode import Remote, decode_remotely
+    from pipeline.video.framestore import FrameStore
+
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed (extra `http`)")
+    monkeypatch.setenv("LRCN_CACHE", str(tmp_path / "cache"))
+    sha256 = content_hash(source.path)
+    with servers.http_server(tmp_path) as (address, _):
+        num_frames = decode_remotely(Remote(sha256, f"{address}/a.mp4", str(tmp_path / "frames"), VIEW, Limits()))
+    remote.reset()
+    assert num_frames == len(list(VideoReader(source.path).frames(25.0, 48)))
+    assert FrameStore(tmp_path / "frames", VIEW.frames_key).verdict(sha256).status == "ok"
+
+
+def test_an_object_that_was_exchanged_since_it_was_listed_is_not_decoded(tmp_path, source, monkeypatch):
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed (extra `http`)")
+    monkeypatch.setenv("LRCN_CACHE", str(tmp_path / "cache"))
+    with servers.http_server(tmp_path) as (address, _):
+        path = f"{address}/a.mp4"
+        there = FileSource(path, Limits(), "", remote.state(path))
+        write(tmp_path / "a.mp4", 40)
+        remote.reset()  # as in the process of another machine
+        _, end = frames_of(list(raydecode.decode(there, look())))
+    remote.reset()
+    assert isinstance(end.error, RejectedVideo)
+    assert end.error.is_transient
+    assert "changed while it was fetched" in str(end.error)
 
 
 @pytest.mark.parametrize("crops", [1, 10])
@@ -224,6 +254,23 @@ def test_a_second_run_of_a_pool_begins_anew(monkeypatch):
     pool = pool_with(monkeypatch, FakeRay(kills={"v1"}), num_actors=1)
     assert isinstance(results(pool, 3)["v1"], RejectedVideo)
     assert isinstance(results(pool, 3)["v1"], RejectedVideo)
+
+
+def test_what_a_run_that_was_left_had_under_way_is_no_answer_of_the_next(monkeypatch):
+    pool = pool_with(monkeypatch, FakeRay(kills={"old3"}, lost={"old5": 1}))
+    run = pool.run((f"old{number}", FileSource("", Limits())) for number in range(30))
+    next(run)
+    run.close()
+    assert results(pool, 20) == {f"v{number}": f"v{number}" for number in range(20)}
+
+
+def test_who_waits_for_a_gpu_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(raypool, "SECONDS_TO_START", 0.0)
+    ray = FakeRay()
+    waits = iter([([], None)] * 3)
+    monkeypatch.setattr(ray, "wait", lambda calls, timeout: next(waits, (calls[:1], calls[1:])))
+    pool_with(monkeypatch, ray)
+    assert capsys.readouterr().err.count("ray: waiting for a GPU, which others may have") == 1
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
