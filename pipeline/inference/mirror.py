@@ -151,7 +151,8 @@ class Mirror:
                 pass
         finally:
             if names:
-                write_json(self._folder / KNOWN, self._known)
+                # A copy: after a failure, transfers that are under way go on and add to it.
+                write_json(self._folder / KNOWN, self._known.copy())
 
     def _files(self) -> dict[str, list[object]]:
         """The local files by name, and how they look."""
