@@ -12,6 +12,7 @@ import time
 import warnings
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -220,7 +221,8 @@ def _own_folder() -> tempfile.TemporaryDirectory[str]:
     """
     for old in Path("/tmp").glob("lrcn-ray-*"):
         owner = re.fullmatch(r"lrcn-ray-(\d+)-.*", old.name)
-        if owner and old.stat().st_uid == os.getuid() and not psutil.pid_exists(int(owner[1])):
-            shutil.rmtree(old, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another command removes it at this moment
+            if owner and old.stat().st_uid == os.getuid() and not psutil.pid_exists(int(owner[1])):
+                shutil.rmtree(old, ignore_errors=True)
     prefix = f"lrcn-ray-{os.getpid()}-"
     return tempfile.TemporaryDirectory(prefix=prefix, dir="/tmp", ignore_cleanup_errors=True)

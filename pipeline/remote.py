@@ -232,12 +232,12 @@ def asked(path: str, ask: Callable[[], Made]) -> Made:
                 raise
             if fault.is_missing:
                 raise NoSuchObject from None
+            if not fault.passes:  # it did answer
+                raise RejectedVideo(fault.reason, is_transient=True) from None
             now = time.monotonic()
             begin = now if begin is None else begin
             with _lock:
                 away = _away.setdefault(server, now)
-            if not fault.passes:
-                raise RejectedVideo(fault.reason, is_transient=True) from None
             if now + pause - min(begin, away) > PATIENCE_SECONDS or _ending.wait(pause):
                 with _lock:
                     _away[server] = min(away, now - PATIENCE_SECONDS)

@@ -99,14 +99,20 @@ class Mirror:
 
     def deliver(self) -> None:
         """Bring the object store up to date with the local folder."""
-        here = self._files()
-        for name in sorted(self._known.keys() - here.keys()):
-            remote.remove(self._url / name)
-            del self._known[name]
-        changed = [name for name, looks in here.items() if self._known.get(name, [None])[1:] != looks]
-        # What a line of a ledger speaks of is there before it; the page, which shows the rest, comes last.
-        for rank in (0, 1, 2):
-            self._in_threads(self._deliver, [name for name in changed if _rank(name) == rank])
+        with tempfile.TemporaryDirectory(prefix="lrcn-") as folder:
+            # Before the listing: what is there now is listed with all that its lines speak of; later lines may not be.
+            ledgers = self._copy_ledgers(Path(folder))
+            here = self._files()
+            for name in sorted(self._known.keys() - here.keys()):
+                remote.remove(self._url / name)
+                del self._known[name]
+            changed = [name for name, looks in here.items() if self._is_changed(name, looks)]
+            # What a line of a ledger speaks of is there before it; the page, which shows the rest, comes last.
+            self._in_threads(self._deliver, [name for name in changed if _rank(name) == 0])
+            self._in_threads(
+                lambda name: self._deliver(name, ledgers[name]), [name for name in ledgers if name in here]
+            )
+            self._in_threads(self._deliver, [name for name in changed if _rank(name) == 2])
 
     def deliver_until(self, over: threading.Event) -> None:
         """Deliver now and then; what fails is tried again the next time."""
@@ -123,14 +129,21 @@ class Mirror:
                     print(printable(line), file=sys.stderr, flush=True)
             pause = max(FIRST_WAIT_SECONDS, 10 * (time.monotonic() - begin))
 
-    def _deliver(self, name: str) -> None:
-        path, looks = self._folder / name, _looks(self._folder / name)
-        if path.name != LEDGER:
-            state = remote.upload(path, self._url / name)
-        else:  # it grows meanwhile
-            with tempfile.TemporaryDirectory(prefix="lrcn-") as folder:
-                state = remote.upload(Path(shutil.copy(path, folder)), self._url / name)
-        self._known[name] = [state, *looks]
+    def _deliver(self, name: str, copy: tuple[Path, list[object]] | None = None) -> None:
+        """copy: what to deliver in place of the file, and how that looked before it was copied."""
+        path, looks = copy or (self._folder / name, _looks(self._folder / name))
+        self._known[name] = [remote.upload(path, self._url / name), *looks]
+
+    def _copy_ledgers(self, folder: Path) -> dict[str, tuple[Path, list[object]]]:
+        """Copies of the ledgers that have changed, by name, and how each looked before; a run goes on writing them."""
+        copies: dict[str, tuple[Path, list[object]]] = {}
+        for name, looks in self._files().items():
+            if _rank(name) == 1 and self._is_changed(name, looks):
+                copies[name] = (Path(shutil.copy(self._folder / name, folder / str(len(copies)))), looks)
+        return copies
+
+    def _is_changed(self, name: str, looks: list[object]) -> bool:
+        return self._known.get(name, [None])[1:] != looks
 
     def _in_threads(self, function: Callable[[str], None], names: list[str]) -> None:
         try:
@@ -138,7 +151,8 @@ class Mirror:
                 pass
         finally:
             if names:
-                write_json(self._folder / KNOWN, self._known)
+                # A copy: after a failure, transfers that are under way go on and add to it.
+                write_json(self._folder / KNOWN, self._known.copy())
 
     def _files(self) -> dict[str, list[object]]:
         """The local files by name, and how they look."""

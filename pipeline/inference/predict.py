@@ -225,10 +225,10 @@ def watch(
             text = f"predict: {len(growing)} file(s) are still being written and left until they are whole, first "
             print(printable(text + growing[0]), file=sys.stderr, flush=True)
         new = [path for path in looks.whole(states) if (path, states[path]) not in seen]
-        seen.update((path, states[path]) for path in new)
         todo = [path for path in new if not is_done(options.out, ledger, path, states[path])]
         try:
             answering.run(todo, states)
+            seen.update((path, states[path]) for path in new)
             bring_up_to_date(len(todo))
         except KeyboardInterrupt:  # also one that ended the writing half-way
             bring_up_to_date(sum(ledger.status(path, states[path]) is not None for path in todo))
@@ -236,7 +236,7 @@ def watch(
         except OSError:
             if options.out.is_dir():
                 raise
-            # It was taken away meanwhile; the next look waits for it.
+            # It was taken away meanwhile; the next look waits for it, and does what has no answer.
         inputs = next_look(options, missing)
 
 

@@ -5,9 +5,11 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
+from pipeline import remote
 from pipeline.files import locked
 from pipeline.inference.inputs import Inputs
 from pipeline.inference.ledger import Ledger, LedgerReader
+from pipeline.remotenames import is_url
 from pipeline.shards import SHARDS, Shard
 
 
@@ -18,6 +20,8 @@ def inputs_of_shard(inputs: Inputs, shard: Shard) -> Inputs:
 
 
 def _size_bytes(path: str) -> int | None:
+    if is_url(path):
+        return remote.known_size(path) or None
     try:
         return os.stat(path).st_size  # noqa: PTH116 - a path stays the text it came as
     except OSError:

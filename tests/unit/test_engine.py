@@ -1,6 +1,7 @@
 """The parts of the Ray engine that need no Ray to run: options, pieces of videos, and what follows a death."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +22,7 @@ from pipeline import raypool  # noqa: E402
 from pipeline.inference.thumbnails import Thumbnail  # noqa: E402
 from pipeline.raybackbone import Done, Job, Report  # noqa: E402
 from pipeline.raydecode import End, FileSource, LostWorkerError  # noqa: E402
-from pipeline.rayengine import Use  # noqa: E402
+from pipeline.rayengine import Use, _own_folder  # noqa: E402
 
 VIEW = View(fps=25.0, short_side=48, crop=32)
 
@@ -300,6 +301,17 @@ def test_an_address_of_no_cluster_is_an_error_at_once(monkeypatch, address, mess
         opened_engine("ray", address, workers=0, device="cpu", command="predict"),
     ):
         pass
+
+
+def test_folders_of_dead_processes_are_removed_beside_a_command_that_does_the_same(tmp_path, monkeypatch):
+    """Mutant: one that is gone when its turn comes, which the other command removed, is an error."""
+    gone, left, foreign = (tmp_path / f"lrcn-ray-{name}" for name in ("999999998-a", "999999999-b", "mine"))
+    left.mkdir()
+    foreign.mkdir()
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: iter([gone, left, foreign]))
+    with _own_folder() as own:
+        assert Path(own).is_dir()
+    assert list(tmp_path.iterdir()) == [foreign]
 
 
 def test_an_address_without_the_engine_is_an_error():

@@ -1,12 +1,15 @@
 """Parts of a folder run: which files are whole, whose they are, how much is computed at a time, how it ends."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +18,10 @@ import torch
 from pipeline import cli
 from pipeline.device import Halving, choose_devices
 from pipeline.errors import ConfigError, LrcnError, RejectedVideo
-from pipeline.inference.answers import reason_of, status_of
+from pipeline.inference import predict
+from pipeline.inference.answers import Answer, reason_of, status_of
 from pipeline.inference.inputs import find_inputs
-from pipeline.inference.ledger import file_state
+from pipeline.inference.ledger import Ledger, file_state
 from pipeline.inference.watching import Looks
 
 
@@ -115,6 +119,38 @@ def test_impossible_watching_is_refused(options, message, capsys):
 def test_standard_input_cannot_be_watched(capsys):
     assert cli.main(["predict", "--from", "-", "--watch", "--model", "m", "--out", "o"]) == 2
     assert "--from - and --watch: standard input comes once" in capsys.readouterr().err
+
+
+def test_files_whose_turn_it_was_when_the_results_were_taken_away_are_answered_for_later(tmp_path, monkeypatch):
+    """Mutant: a file counts as seen before it is answered for."""
+    monkeypatch.chdir(tmp_path)
+    out, away, paths = Path("out"), Path("away"), ["a.mp4", "b.mp4", "c.mp4"]
+    out.mkdir()
+    for path in paths:
+        Path(path).touch()
+    ledger, runs, waits = Ledger(out, "m"), list[list[str]](), list[int]()
+
+    def run(todo: list[str], states: dict[str, str]) -> None:
+        runs.append(todo)
+        for path in todo:
+            if len(runs) == 2 and path == "b.mp4":
+                out.rename(away)
+                raise FileNotFoundError(errno.ENOENT, "No such file or directory", "out/thumbnails")
+            ledger.add(Answer(path, "failed" if path == "c.mp4" else "ok"), states[path])
+
+    def wait(seconds: float) -> None:
+        waits.append(len(runs))
+        if len(waits) == 3:
+            away.rename(out)
+        if len(waits) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "wait", wait)
+    options = SimpleNamespace(watch=0.0, out=out, place=out, paths=paths, list=None)
+    with closing(ledger), pytest.raises(KeyboardInterrupt):
+        predict.watch(options, find_inputs(paths), ledger, SimpleNamespace(run=run), lambda answers: None)
+    assert runs == [[], paths, ["b.mp4", "c.mp4"], []]  # the first look alone tells of no file that it is whole
+    assert [ledger.last_status(path) for path in paths] == ["ok", "ok", "failed"]
 
 
 # How much at a time

@@ -5,6 +5,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -152,6 +153,23 @@ def test_a_server_that_has_been_away_is_asked_once(monkeypatch):
     with pytest.raises(RejectedVideo, match="cannot be reached"):
         remote.asked("s3://b/y", ask)
     assert len(asked) > 2
+
+
+def test_a_server_that_refused_an_object_long_ago_is_not_away(monkeypatch):
+    """Mutant: a refusal counts as the beginning of its absence, and the next fault as its end."""
+    now = [1000.0]
+    monkeypatch.setattr(remote, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    faults = [Status(403), Status(503), Status(503)]
+
+    def ask():
+        if faults:
+            raise faults.pop(0)
+        return "there"
+
+    with pytest.raises(RejectedVideo, match="access is refused"):
+        remote.asked("s3://b/closed", ask)
+    now[0] += 300
+    assert remote.asked("s3://b/x", ask) == "there"
 
 
 def test_ctrl_c_ends_the_waiting_of_one_command_not_of_the_next(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import cli
+from pipeline import cli, remote
 from pipeline.errors import StoreError
 from pipeline.files import LOCK_NAME, locked
 from pipeline.inference.answers import Answer
@@ -108,6 +108,19 @@ def test_files_count_by_their_bytes_and_what_is_no_file_as_a_usual_one(tmp_path,
         part = inputs_of_shard(inputs, Shard(number, 3))
         assert part.paths == [path for path in paths if path in Shard(number, 3).of(sizes)]
         assert part.reasons == ({paths[25]: "no such file"} if paths[25] in part.paths else {})
+
+
+def test_objects_count_by_the_bytes_that_a_listing_stated(monkeypatch):
+    """Mutant: each counts the same, as what is no file does; then the parts get 0, 0, 1 and 3 of the large ones."""
+    monkeypatch.setattr(remote, "_states", {})
+    paths = [f"s3://bucket/{number}.mp4" for number in range(40)]
+    sizes: dict[str, int | None] = {path: 10**9 if number % 10 == 5 else 10**6 for number, path in enumerate(paths)}
+    sizes[paths[30]] = None
+    for path, size in sizes.items():
+        remote.heard(path, None if size is None else f"{size} tag:x")
+    found = [inputs_of_shard(Inputs(paths, {}, []), Shard(number, 4)).paths for number in (1, 2, 3, 4)]
+    assert list(map(set, found)) == parts(sizes, 4)
+    assert [len(set(paths[5::10]) & set(part)) for part in found] == [1, 1, 1, 1]
 
 
 # Who may write beside whom
