@@ -434,6 +434,7 @@ def test_a_server_that_never_answers_is_asked_once(
     assert "no answer from the server" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_server_that_falls_silent_is_tried_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
