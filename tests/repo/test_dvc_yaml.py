@@ -75,6 +75,7 @@ def test_code_that_cannot_be_followed(tmp_path):
         code.import_closure(tmp_path, "pipeline.stages.x")
 
 
+@pytest.mark.slow
 def test_a_change_reaches_the_tables_of_the_stages_that_import_it(tmp_path, monkeypatch, capsys):
     shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.chdir(tmp_path)

@@ -167,6 +167,7 @@ def test_thresholds_by_hand() -> None:
     assert found[0.9] is None  # 21 answers have a limit of 0.104 and a mean of 0.89, 22 of 0.099 and 0.885
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.integers(5, 80), st.floats(0.5, 1), st.integers(0, 99))
 def test_thresholds_are_those_of_exact_binomial_limits(count: int, level: float, seed: int) -> None:

@@ -31,6 +31,7 @@ def accuracy(probs: list[np.ndarray], labels: list[np.ndarray]) -> float:
     return float(np.mean(np.concatenate(probs).argmax(axis=1) == np.concatenate(labels)))
 
 
+@pytest.mark.slow
 def test_mean_pool_is_the_regression_on_the_mean_around(monkeypatch):
     rng = np.random.default_rng(0)
     videos = [rng.normal(size=(12, 4)).astype(np.float16) for _ in range(5)]

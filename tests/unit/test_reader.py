@@ -308,6 +308,7 @@ def test_only_frames_on_the_grid_are_converted(tmp_path: Path, videos: Any, monk
     assert converted == []
 
 
+@pytest.mark.slow
 def test_at_most_two_decoded_pictures_are_alive(tmp_path: Path, videos: Any) -> None:
     path = videos.write(tmp_path / "a.mp4", 40, size=(96, 72), options={"bf": "8", "qp": "4"})
     gc.collect()

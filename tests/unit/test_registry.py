@@ -14,7 +14,7 @@ from pipeline.modelstore import model_folder
 from tests.mlflowruns import add_run, rung, scores
 from tests.mlflowservers import silent_server
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 NAME = "demo-clip-rgb"
 
 
@@ -90,7 +90,6 @@ def test_a_gate_that_does_not_hold_registers_nothing(
     assert client.search_registered_models() == []
 
 
-@pytest.mark.slow
 def test_a_worse_model_leaves_the_alias_where_it_is_and_a_better_one_takes_it(
     client: Any, train: Callable[..., str]
 ) -> None:
@@ -102,7 +101,6 @@ def test_a_worse_model_leaves_the_alias_where_it_is_and_a_better_one_takes_it(
     assert client.get_model_version(NAME, "2").tags["previous_holder"] == "version 1"
 
 
-@pytest.mark.slow
 def test_a_second_promotion_of_a_model_reuses_its_version(client: Any, train: Callable[..., str]) -> None:
     run_id = train()
     assert promote(run_id) == 0
@@ -114,7 +112,6 @@ def test_a_second_promotion_of_a_model_reuses_its_version(client: Any, train: Ca
     assert sorted(client.get_registered_model(NAME).aliases) == ["candidate", "champion"]
 
 
-@pytest.mark.slow
 def test_a_holder_of_another_split_asks_for_a_floor(
     client: Any, train: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,7 +125,6 @@ def test_a_holder_of_another_split_asks_for_a_floor(
     assert champion(client) == "2"
 
 
-@pytest.mark.slow
 def test_the_way_back(client: Any, train: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
     first = train(0, 0.8)
     assert promote(first) == 0
@@ -148,7 +144,6 @@ def test_the_way_back(client: Any, train: Callable[..., str], capsys: pytest.Cap
     assert version.tags["previous_holder"] == "version 2"
 
 
-@pytest.mark.slow
 def test_a_version_registered_by_hand_goes_through_the_whole_gate(
     client: Any, train: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,7 +161,6 @@ def test_a_version_registered_by_hand_goes_through_the_whole_gate(
     assert "models:/other/3: registered without a run" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_version_with_another_alias_goes_through_the_whole_gate(
     client: Any, train: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,7 +190,6 @@ def test_what_cannot_be_promoted_is_named(
     assert err.count("\n") == 1
 
 
-@pytest.mark.slow
 def test_a_run_without_a_model_or_with_another_one_does_not_pass(
     client: Any, train: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,7 +201,6 @@ def test_a_run_without_a_model_or_with_another_one_does_not_pass(
     assert "but the run trained dddddddddddd" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_a_model_damaged_in_mlflow_is_not_promoted(
     client: Any, own_uri: str, train: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,7 +214,6 @@ def test_a_model_damaged_in_mlflow_is_not_promoted(
     assert client.search_registered_models() == []
 
 
-@pytest.mark.slow
 def test_the_scores_of_all_folds_and_the_shortcut_come_from_the_experiments_run(
     client: Any, train: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,7 +238,6 @@ def test_the_scores_of_all_folds_and_the_shortcut_come_from_the_experiments_run(
     assert "AUC 0.600 [0.500, 0.700] (limit 0.65)" in out
 
 
-@pytest.mark.slow
 def test_an_alias_moved_by_somebody_else_meanwhile_stays(
     client: Any, train: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,7 +280,6 @@ def test_a_registry_that_is_silent_is_asked_once(
     assert err.count("\n") == 1
 
 
-@pytest.mark.slow
 def test_predict_takes_the_promoted_model(train: Callable[..., str], tmp_path: Path, capsys: Any) -> None:
     import numpy as np
 

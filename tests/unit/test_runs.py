@@ -21,7 +21,7 @@ from pipeline.trackingruns import TrackedRun, asking, find_run
 from pipeline.trackingstore import shown
 from tests.mlflowruns import TAGS, add_run
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 HOUR = 3_600_000
 
 

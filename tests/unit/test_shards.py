@@ -27,6 +27,7 @@ def parts(sizes: dict[str, int | None], count: int) -> list[set[str]]:
     return [Shard(number, count).of(sizes) for number in range(1, count + 1)]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(sizes=SIZES, count=st.integers(1, 12))
 def test_parts_are_disjoint_and_complete_whatever_the_order_of_the_list(sizes, count):

@@ -24,6 +24,7 @@ from pipeline.tracking import Run, ensure_database, tracking_uri
 from tests.mlflowservers import silent_server
 
 pytestmark = [
+    pytest.mark.slow,
     # MLflow's own type hints (said when mlflow.pyfunc is imported) and its own use of SQLAlchemy.
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -434,7 +435,6 @@ def test_a_server_that_never_answers_is_asked_once(
     assert "no answer from the server" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_server_that_falls_silent_is_tried_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -467,7 +467,6 @@ sys.exit(0 if run.run_id else 1)
 """
 
 
-@pytest.mark.slow
 def test_several_first_starts_at_once(tmp_path: Path) -> None:
     gate, root = tmp_path / "gate", tmp_path / "root"
     gate.mkdir()
