@@ -1,5 +1,6 @@
 """The parts of the Ray engine that need no Ray to run: options, pieces of videos, and what follows a death."""
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -272,6 +273,22 @@ def test_who_waits_for_a_gpu_is_told(monkeypatch, capsys):
     monkeypatch.setattr(ray, "wait", lambda calls, timeout: next(waits, (calls[:1], calls[1:])))
     pool_with(monkeypatch, ray)
     assert capsys.readouterr().err.count("ray: waiting for a GPU, which others may have") == 1
+
+
+@pytest.mark.parametrize("address", ["", "local"])
+def test_a_ray_of_our_own_wants_a_token_and_listens_here(monkeypatch, address):
+    environment = {**os.environ, "RAY_ADDRESS": address}
+    asked = []
+
+    def engine(address: str, **_: object) -> SimpleNamespace:
+        asked.append((address, environment["RAY_AUTH_MODE"], environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]))
+        return SimpleNamespace(summary=str, close=str)
+
+    monkeypatch.setattr("pipeline.rayengine.RayEngine", engine)
+    monkeypatch.setattr(os, "environ", environment)
+    with opened_engine("ray", "", workers=1, device="cpu", command="predict"):
+        pass
+    assert asked == [("", "token", "0")]
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
