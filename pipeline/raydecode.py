@@ -25,7 +25,7 @@ from pipeline.features.crop import center_crop, i420_square
 from pipeline.files import content_hash
 from pipeline.video.flow import NO_FLOW, FlowFrame, flow_frames
 from pipeline.video.framestore import FrameStore
-from pipeline.video.isolation import decoders_of
+from pipeline.video.isolation import absolute, decoders_of
 from pipeline.video.limits import Limits
 from pipeline.video.reader import Frame
 from pipeline.video.verdict import Verdict
@@ -45,6 +45,11 @@ class FileSource(NamedTuple):
     limits: Limits
     address: str = ""
     state: str = ""
+
+    @classmethod
+    def of(cls, path: str, limits: Limits) -> "FileSource":
+        """Of a path as the command has it, with all that another process has to be told of it."""
+        return cls(absolute(path), limits, *remote.told(path))
 
 
 class StoredSource(NamedTuple):

@@ -15,7 +15,6 @@ from pipeline.inference.timesteps import write_timesteps
 from pipeline.models.modelspec import verify_model
 from pipeline.prefetch import reading_ahead
 from pipeline.progress import Progress
-from pipeline.remote import told
 from pipeline.video.limits import Limits
 from pipeline.view import View
 
@@ -83,10 +82,9 @@ class Answering:
             return
         from pipeline.inference.thumbnails import Thumbnail
         from pipeline.raydecode import FileSource
-        from pipeline.video.isolation import absolute
 
         assert self._pool is not None
-        videos = ((path, FileSource(absolute(path), self._limits, *told(path))) for path in paths)
+        videos = ((path, FileSource.of(path, self._limits)) for path in paths)
         for done in self._pool.run(videos, progress.add_frames):
             path, answer = paths[done.number], done.result
             if isinstance(answer, Exception):

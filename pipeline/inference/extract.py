@@ -26,11 +26,11 @@ from pipeline.inference.ledger import CHANGED, file_state
 from pipeline.inference.shards import inputs_of_shard
 from pipeline.prefetch import reading_ahead
 from pipeline.progress import Progress
-from pipeline.remote import content_hash, told
+from pipeline.remote import content_hash
 from pipeline.remotenames import is_url, without_secrets
 from pipeline.shards import Shard, add_shard_argument, forget_shards, writing
 from pipeline.threads import in_threads
-from pipeline.video.isolation import DecoderPool, absolute
+from pipeline.video.isolation import DecoderPool
 from pipeline.video.limits import Limits
 from pipeline.video.reader import Frame
 from pipeline.view import View, features_key
@@ -123,7 +123,7 @@ def features_by_ray(
     from pipeline.raydecode import FileSource
 
     hashes = list(videos)
-    sources = ((sha256, FileSource(absolute(path), limits, *told(path))) for sha256, path in videos.items())
+    sources = ((sha256, FileSource.of(path, limits)) for sha256, path in videos.items())
     for done in pool.run(sources, progress):
         yield hashes[done.number], done.result, "" if done.end.verdict is None else done.end.verdict.reason
 

@@ -20,6 +20,7 @@ from pipeline.files import LOCK_NAME, OWN_NAME, locked, write_json
 from pipeline.inference.ledger import LEDGER
 from pipeline.remotelisting import list_folder
 from pipeline.remotenames import Url, scheme_of
+from pipeline.shards import SHARDS
 from pipeline.threads import in_threads
 
 KNOWN = ".delivered.json"
@@ -137,9 +138,11 @@ class Mirror:
     def _copy_ledgers(self, folder: Path) -> dict[str, tuple[Path, list[object]]]:
         """Copies of the ledgers that have changed, by name, and how each looked before; a run goes on writing them."""
         copies: dict[str, tuple[Path, list[object]]] = {}
-        for name, looks in self._files().items():
-            if _rank(name) == 1 and self._is_changed(name, looks):
-                copies[name] = (Path(shutil.copy(self._folder / name, folder / str(len(copies)))), looks)
+        for path in (self._folder / LEDGER, *(self._folder / SHARDS).rglob(LEDGER)):
+            name = path.relative_to(self._folder).as_posix()
+            with suppress(FileNotFoundError):
+                if self._is_changed(name, looks := _looks(path)):
+                    copies[name] = (Path(shutil.copy(path, folder / str(len(copies)))), looks)
         return copies
 
     def _is_changed(self, name: str, looks: list[object]) -> bool:

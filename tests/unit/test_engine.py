@@ -71,7 +71,7 @@ def test_a_node_is_told_the_signature_of_an_address(source, tmp_path, monkeypatc
     monkeypatch.setenv("LRCN_CACHE", str(tmp_path / "cache"))
     with servers.http_server(tmp_path) as (address, seen):
         path = remote.named(f"{address}/a.mp4?sig=f00")
-        there = FileSource(path, Limits(), *remote.told(path))
+        there = FileSource.of(path, Limits())
         remote.reset()  # as in the process of another machine
         found, end = frames_of(list(raydecode.decode(there, look())))
         remote.reset()
@@ -100,7 +100,8 @@ def test_an_object_that_was_exchanged_since_it_was_listed_is_not_decoded(tmp_pat
     monkeypatch.setenv("LRCN_CACHE", str(tmp_path / "cache"))
     with servers.http_server(tmp_path) as (address, _):
         path = f"{address}/a.mp4"
-        there = FileSource(path, Limits(), "", remote.state(path))
+        remote.state(path)
+        there = FileSource.of(path, Limits())
         write(tmp_path / "a.mp4", 40)
         remote.reset()  # as in the process of another machine
         _, end = frames_of(list(raydecode.decode(there, look())))
